@@ -1,0 +1,57 @@
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+# Debian keeps Python's venv module in a package of its own.
+define install-venv-module
+echo "venv: $(PYTHON) has no venv module, installing Debian's python3-venv" >&2; \
+sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+{ $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends python3-venv; } >&2 || \
+{ echo "venv: that failed; as root, run: apt-get install python3-venv, or give another Python: make PYTHON=…" >&2; exit 1; }
+endef
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: venv
+venv: $(STAMP)  ## .venv with cellwork, editable, and the development tools
+
+$(STAMP): pyproject.toml
+	@[ -x $(VENV)/bin/pip ] || $(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(install-venv-module); }
+	@[ -x $(VENV)/bin/pip ] || $(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+.PHONY: engine
+engine:  ## a Docker engine that answers; one is installed and started where there is none
+	@scripts/engine.sh
+
+.PHONY: images
+images: engine  ## the base images of the tests and the demo
+	@scripts/base-images.sh
+
+.PHONY: test
+test: venv engine images  ## everything: lint, types, imports, unit tests, tests with real containers
+	@scripts/test.sh
+
+.PHONY: lint
+lint: venv  ## ruff, mypy, import-linter
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+.PHONY: demo
+demo: venv  ## a tour on this machine: starts what is missing, shows it, stops it again
+	@scripts/demo.sh
+
+.PHONY: up
+up: venv  ## the same, and it keeps running for a look around
+	@scripts/demo.sh --keep
+
+.PHONY: bench
+bench: venv engine images  ## the benchmarks behind the numbers in the documentation
+	@$(VENV)/bin/python -m benchmarks

@@ -1,0 +1,13 @@
+"""The same with cellwork: nothing but the defaults."""
+
+from celery import Celery
+
+from cellwork import configure
+
+app = configure(Celery("ours"), installation="benchmark", defaults={"image": "cellwork/python:base"})
+app.conf.update(task_default_queue="bench-ours")
+
+
+@app.task
+def noop():
+    return None

@@ -1,0 +1,11 @@
+"""cellwork: a task queue on Celery and Redis in which every task runs in a fresh, isolated sandbox."""
+
+from .app import configure
+from .command import command
+from .current import current
+from .imports import image_imports
+from .spec import ContainerSpec
+
+__all__ = ["ContainerSpec", "__version__", "command", "configure", "current", "image_imports"]
+
+__version__ = "0.1.0"

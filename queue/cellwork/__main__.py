@@ -1,0 +1,5 @@
+"""``python -m cellwork``."""
+
+from cellwork.cli import main
+
+main()

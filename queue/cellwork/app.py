@@ -1,0 +1,167 @@
+"""``configure``: makes a Celery application one whose tasks run in sandboxes."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from celery import Celery
+from celery.app.amqp import AMQP
+from celery.app.task import Task as CeleryTask
+from kombu.exceptions import EncodeError
+from kombu.messaging import Producer
+
+from . import routing, settings
+from . import spec as specs
+from .arguments import invalid_argument
+from .errors import InvalidSetting
+from .spec import FIELDS, ContainerSpec
+from .task import Task, check_declaration
+
+A = TypeVar("A", bound=Celery)
+
+#: Where the user says nothing. Celery's environment variables (CELERY_BROKER_URL …) win over all of it.
+DEFAULTS: Mapping[str, Any] = {
+    "broker_url": "redis://localhost:6379/0",
+    "result_backend": "redis://localhost:6379/1",
+    "broker_connection_retry_on_startup": True,
+    "task_serializer": "json",
+    "result_serializer": "json",
+    "accept_content": ["json"],
+    "result_accept_content": ["json"],
+    "task_default_queue": "docker",
+    # A task is acknowledged when its outcome is stored, so that a dead worker's tasks are delivered again.
+    "task_acks_late": True,
+    # A sandbox takes long compared with a message: what waits should wait where any worker can take it.
+    "worker_prefetch_multiplier": 1,
+    "worker_pool": "cellwork_worker.pool:SandboxPool",
+    # A sandbox runs on while the broker is away; the second delivery finds it by its name.
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+}
+
+_JSON_ONLY = ("task_serializer", "result_serializer", "accept_content", "result_accept_content")
+
+
+def configure(app: A, **given: Any) -> A:
+    """Make `app` run its tasks in sandboxes. Call it where the app is made, before its tasks are declared.
+
+    The app's own settings stay and win, whether they are made before or after.
+
+    Args:
+        app: the application; it is changed, and returned.
+        **given: settings (`cellwork.settings.Settings`), for this app.
+
+    Raises:
+        InvalidSetting: one of them is unknown or wrong, or tasks were declared before.
+    """
+    settings.check(given)
+    if getattr(app, "_cellwork", False):
+        app.conf.update(cellwork={**(app.conf.get("cellwork") or {}), **given})
+        return app
+    declared = [name for name in app._tasks if not name.startswith("celery.")]
+    if declared or app._pending:
+        what = ", ".join(declared) or f"{len(app._pending)} tasks"
+        raise InvalidSetting(f"configure(app) comes too late: {what} declared before; call it right after Celery(…)")
+    app._cellwork = True
+    app.add_defaults(lambda: {**DEFAULTS, "cellwork": given})
+    base = app.task_cls
+    if base == "celery.app.task:Task":
+        app.task_cls = Task
+    elif isinstance(base, type) and issubclass(base, CeleryTask):
+        app.task_cls = type(base.__name__, (Task, base), {"__module__": base.__module__})
+    else:
+        raise InvalidSetting(f"configure(app): task_cls={base!r} is not accepted; give the class itself")
+    app.task = _checked_task(app, app.task)
+    app.send_task = _checked_send(app, app.send_task)
+    return app
+
+
+def require_json(app: Celery) -> None:
+    """What goes into and comes out of a sandbox is JSON.
+
+    Raises:
+        InvalidSetting: the app's settings ask for something else.
+    """
+    for name in _JSON_ONLY:
+        value = app.conf.get(name)
+        kinds = [value] if isinstance(value, str) else list(value or ())
+        other = [kind for kind in kinds if kind not in ("json", "application/json")]
+        if other:
+            raise InvalidSetting(f"{name}={value!r} is not accepted: with cellwork, messages and results are json only")
+
+
+def _checked_task(app: Celery, declare: Callable[..., Any]) -> Callable[..., Any]:
+    """``app.task``, which Celery evaluates late, with the checks at the line where it is written."""
+
+    @functools.wraps(declare)
+    def task(*args: Any, **options: Any) -> Any:
+        if args and not callable(args[0]):
+            return declare(*args, **options)  # Celery's own complaint
+
+        def decorator(function: Callable[..., Any]) -> Any:
+            name = options.get("name") or app.gen_task_name(function.__name__, function.__module__)
+            return declare(**check_declaration(function, name, options))(function)
+
+        return decorator(args[0]) if args else decorator
+
+    return task
+
+
+#: Everything that Celery and kombu take when a message is sent; what is not here becomes a property that nobody reads.
+_SEND_OPTIONS = frozenset(
+    name
+    for function in (Celery.send_task, CeleryTask.apply_async, AMQP.as_task_v2, AMQP.as_task_v1, Producer.publish)
+    for name in inspect.signature(function).parameters
+) | frozenset(
+    {
+        "queue", "exchange_type", "event_dispatcher", "ignore_result", "callbacks", "errbacks", "correlation_id",
+        "message_id", "timestamp", "type", "user_id", "app_id", "cluster_id", "redelivered", "delivery_tag",
+        "task_type", "link", "link_error", "stamped_headers", "retry", "retry_policy", "immutable", "subtask_type",
+        "compression", "producer", "loglevel", "logfile", "visitor", "x-delay", "argsrepr", "kwargsrepr",
+    }
+)  # fmt: skip
+
+
+def _checked_send(app: Celery, send: Callable[..., Any]) -> Callable[..., Any]:
+    """``app.send_task``, where all of delay, apply_async, canvas and retry end: checks, routes, writes the header."""
+
+    @functools.wraps(send)
+    def send_task(name: str, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
+        require_json(app)
+        task = options.get("task_type") or app._tasks.get(name)
+        said = {option: options.pop(option) for option in FIELDS & options.keys()}
+        _check_options(name, options)
+        called = specs.merge(_inherited(name, options), specs.parse(name, said))
+        declared = getattr(task, "cellwork_spec", None) or ContainerSpec()
+        queue = options.get("queue") or getattr(task, "queue", None)
+        route = routing.route(name, declared, called, getattr(queue, "name", queue))
+        if route.queue is not None and not _routed_by_user(app, name, args, kwargs, options, task):
+            options["queue"] = route.queue
+        header = {"spec": specs.to_header(called), "route": {"executor": route.executor, "reason": route.reason}}
+        options["headers"] = {**(options.get("headers") or {}), "cellwork": header}
+        try:
+            return send(name, args, kwargs, *more, **options)
+        except (EncodeError, TypeError) as error:
+            raise invalid_argument(name, args, kwargs, error) or error from None
+
+    return send_task
+
+
+def _inherited(name: str, options: Mapping[str, Any]) -> ContainerSpec:
+    """What an earlier try of this task was sent with: Celery gives a retry the headers of its request."""
+    header = (options.get("headers") or {}).get("cellwork")
+    spec = header.get("spec") if isinstance(header, Mapping) else None
+    return specs.from_header(name, spec) if spec else ContainerSpec()
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    stamps = frozenset(options.get("stamped_headers") or ())
+    for option, value in options.items():
+        if option not in _SEND_OPTIONS and option not in stamps:
+            raise specs.unknown_option(name, option, value, FIELDS | _SEND_OPTIONS)
+
+
+def _routed_by_user(app: Celery, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any) -> bool:
+    """True where the app's own task_routes say where this task goes."""
+    router = app.amqp.router
+    return bool(router.routes) and router.lookup_route(name, args or (), kwargs or {}, options, task) is not None

@@ -1,0 +1,42 @@
+"""The command line: ``cellwork …``, and the same group as ``celery -A app cellwork …``."""
+
+import sys
+
+try:
+    import click
+    import rich  # noqa: F401 - the commands draw with it; looked for here so that one message serves all
+except ImportError as error:
+    raise SystemExit(f"cellwork's command line needs click and rich ({error}); pip install cellwork[cli]") from None
+
+from cellwork.errors import CellworkError
+
+from .demo import demo
+from .doctor import doctor
+from .up import up
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cellwork")
+def cellwork() -> None:
+    """A task queue on Celery and Redis; every task runs in a fresh sandbox."""
+
+
+cellwork.add_command(up)
+cellwork.add_command(demo)
+cellwork.add_command(doctor)
+
+
+def main() -> None:
+    """Entry point; an expected error is one line on standard error and exit status 1."""
+    try:
+        cellwork.main(prog_name="cellwork", standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except CellworkError as error:
+        click.echo(f"cellwork: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,57 @@
+"""What the demo's tasks run in: two images with conflicting libraries, or, without an engine, two environments."""
+
+import os
+import subprocess
+import venv
+from pathlib import Path
+
+import click
+
+#: One library, two major versions of which only one can be installed in one place.
+LIBRARIES = {"1": "pydantic==1.10.26", "2": "pydantic==2.12.5"}
+
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cellwork" / "demo"
+
+
+def build_images(base: str) -> None:
+    """Build ``cellwork-demo/pydantic:1`` and ``:2`` on `base`; a moment where they exist.
+
+    Raises:
+        click.ClickException: the engine cannot, with the last lines it said.
+    """
+    for version, requirement in LIBRARIES.items():
+        tag = f"cellwork-demo/pydantic:{version}"
+        click.echo(f"image     {tag} = {base} + {requirement}")
+        dockerfile = f"FROM {base}\nRUN pip install --no-cache-dir --quiet {requirement}\n"
+        built = subprocess.run(
+            ["docker", "build", "--tag", tag, "-"],  # noqa: S607 - the user's docker
+            input=dockerfile.encode(),
+            capture_output=True,
+            check=False,
+        )
+        if built.returncode != 0:
+            said = b"\n".join((built.stdout + built.stderr).splitlines()[-15:]).decode(errors="replace")
+            raise click.ClickException(f"docker build of {tag} failed:\n{said}")
+
+
+def build_environments() -> dict[str, str]:
+    """Make two virtual environments instead; return the variables that name their interpreters."""
+    variables = {}
+    for version, requirement in LIBRARIES.items():
+        folder = _CACHE / f"pydantic-{version}"
+        click.echo(f"venv      {folder} with {requirement}")
+        python = folder / "bin" / "python"
+        if not python.exists():
+            venv.create(folder, with_pip=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]
+        if subprocess.run(pip, check=False).returncode != 0:
+            raise click.ClickException(f"pip could not install {requirement} into {folder}; what it said is above")
+        variables[f"DEMO_PYTHON_{version}"] = str(python)
+    return variables
+
+
+def zone_table() -> str:
+    """The demo's input: the IANA time zone table of the tzdata package, which Celery depends on."""
+    import tzdata
+
+    return (Path(tzdata.__file__).parent / "zoneinfo" / "zone1970.tab").read_text()

@@ -1,0 +1,64 @@
+"""``cellwork doctor``: whether tasks can run here, and if not, what to do."""
+
+import importlib
+import json
+from typing import Any, Protocol
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from . import application
+
+
+class Health(Protocol):
+    """What an executor says of itself (`cellwork_worker.executors.base.Health`)."""
+
+    executor: str
+    ok: bool
+    detail: str
+    facts: dict[str, str]
+
+
+def executor_health(name: str) -> Health:
+    """Ask an executor, by name, whether it can make sandboxes now."""
+    # By name: nothing that a producer imports may import the worker's side.
+    registry = importlib.import_module("cellwork_worker.executors.registry")
+    executors = registry.Executors(installation="doctor", worker="doctor", log_max_bytes=1 << 20)
+    health: Health = executors(name).check()
+    return health
+
+
+@click.command()
+@click.option("-A", "--app", "name", default=None, help="Also look at this application's broker and settings.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def doctor(context: click.Context, name: str | None, as_json: bool) -> None:
+    """Check the engine and the broker; exit status 1 if tasks cannot run."""
+    rows: list[dict[str, Any]] = []
+    for executor in ("docker", "process"):
+        health = executor_health(executor)
+        rows.append({"what": executor, "ok": health.ok, "detail": health.detail, "facts": health.facts})
+    if name is not None:
+        url = str(application.load(name).conf.broker_url)
+        ok = application.answers(url)
+        detail = f"{url.rpartition('@')[2]} {'answers' if ok else 'does not answer; cellwork up starts one'}"
+        rows.append({"what": "broker", "ok": ok, "detail": detail, "facts": {}})
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        _print(rows)
+    if not all(row["ok"] for row in rows):
+        context.exit(1)
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        mark = "[green]ok[/green]" if row["ok"] else "[red]no[/red]"
+        facts = "\n".join(f"[dim]{key}: {value}[/dim]" for key, value in row["facts"].items())
+        table.add_row(mark, row["what"], row["detail"] + (f"\n{facts}" if facts else ""))
+    Console().print(table)

@@ -1,0 +1,95 @@
+"""``with image_imports():`` lets a module name libraries that are not installed everywhere.
+
+Also part of the runner, where it serves tasks of one module that run in different images: Python 3.8 or newer.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+
+class Placeholder(ModuleType):
+    """Stands for a module of the image, or for anything in it, where the library is not installed.
+
+    It can be named (annotations, base classes, ``except``); it cannot be called.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        return Placeholder(f"{self.__name__}.{name}")
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        top = self.__name__.partition(".")[0]
+        raise ImportError(
+            f"{self.__name__}: {top} is not installed here; use it in the body of a task whose image has it", name=top
+        )
+
+    def __getitem__(self, item: object) -> Placeholder:
+        return self
+
+    def __or__(self, other: object) -> Any:
+        return self
+
+    __ror__ = __or__
+
+    def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[type, ...]:
+        return (Exception,) if self.__name__.endswith(("Error", "Exception", "Warning")) else (object,)
+
+    def __repr__(self) -> str:
+        return f"<{self.__name__}, not installed here>"
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Last on sys.meta_path: asked only for what nobody else finds."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.made: list[str] = []
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        top = fullname.partition(".")[0]
+        installed = top in sys.modules and not isinstance(sys.modules[top], Placeholder)
+        if installed or threading.get_ident() != self.thread:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        self.made.append(spec.name)
+        return Placeholder(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        return None
+
+
+@contextmanager
+def image_imports() -> Iterator[None]:
+    """Inside the block, a library that is not installed here is replaced by a placeholder.
+
+    A library that is installed is imported as ever, and its own errors are raised. Only the thread that entered the
+    block is affected. It works the same in the worker and in a sandbox, so that one module can hold tasks of several
+    images.
+    """
+    finder = _Finder()
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in finder.made:
+            # So that "is it installed?" is answered truly everywhere else.
+            sys.modules.pop(name, None)

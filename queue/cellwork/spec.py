@@ -1,0 +1,231 @@
+"""What a task asks for. One frozen value; declared on the task, overridden per call, completed by the worker."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from .errors import InvalidSpec
+from .quantity import BYTES_ACCEPTED, CPUS_ACCEPTED, parse_bytes, parse_cpus
+
+ExecutorName = Literal["docker", "kubernetes", "process", "inline"]
+EXECUTORS: tuple[str, ...] = get_args(ExecutorName)
+
+
+class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a task asks for. None is "not said": the worker's defaults apply (docs/options.md has them)."""
+
+    executor: ExecutorName | None = None
+    image: str | None = None
+    #: When to pull: as ``docker run --pull``.
+    pull: Literal["always", "missing", "never"] | None = None
+    platform: str | None = None
+    entrypoint: tuple[str, ...] | None = None
+    workdir: str | None = None
+    env: dict[str, str] | None = None
+    user: str | None = None
+    hostname: str | None = None
+    #: A real cap (CFS quota), not a share.
+    cpus: float | None = None
+    #: Bytes.
+    memory: int | None = None
+    #: Bytes of memory and swap together, as in Docker; equal to `memory` unless said: no swap.
+    memory_swap: int | None = None
+    shm_size: int | None = None
+    #: Processes and threads in the sandbox.
+    pids: int | None = None
+    #: Name to soft limit, or to (soft, hard).
+    ulimits: dict[str, int | tuple[int, int]] | None = None
+    gpus: int | None = None
+    devices: tuple[str, ...] | None = None
+    network: str | None = None
+    #: A network namespace made for this run only, instead of one that is reused when empty. Slower.
+    fresh_network: bool | None = None
+    dns: tuple[str, ...] | None = None
+    extra_hosts: dict[str, str] | None = None
+    #: ``source:target[:ro]``, as ``docker run -v``.
+    volumes: tuple[str, ...] | None = None
+    #: Path to size in bytes.
+    tmpfs: dict[str, int] | None = None
+    read_only: bool | None = None
+    labels: dict[str, str] | None = None
+    #: OCI runtime known to the engine: ``runc``, ``runsc``, ``crun`` …
+    runtime: str | None = None
+    stop_signal: str | None = None
+    #: Seconds between the stop signal and the kill.
+    stop_grace: float | None = None
+    #: Seconds until the sandbox must be running, a pull included.
+    start_timeout: float | None = None
+    #: ``ship``: the source travels with the task. ``image``: the image carries it.
+    code: Literal["ship", "image"] | None = None
+    #: Folder that ships instead of the task's top-level module or package.
+    code_root: str | None = None
+    #: The interpreter inside the image.
+    python: str | None = None
+    #: Command tasks only: what becomes of standard output.
+    result: Literal["text", "json", "none"] | None = None
+
+
+FIELDS: frozenset[str] = frozenset(ContainerSpec.__struct_fields__)
+
+_SECONDS = "a number of seconds greater than 0"
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_IMAGE = re.compile(r"[a-z0-9][\w./:@+-]*", re.ASCII)
+
+
+def _positive(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**31:
+        raise ValueError(_SECONDS)
+    return float(value)
+
+
+def _count(least: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+            raise ValueError(f"a whole number, {least} or more")
+        return value
+
+    return parse
+
+
+def _image(value: object) -> str:
+    if not isinstance(value, str) or not _IMAGE.fullmatch(value) or len(value) > 512:
+        raise ValueError('an image name, such as "python:3.12-slim" or "registry.example/shop@sha256:…"')
+    return value
+
+
+def _env(value: object) -> dict[str, str]:
+    accepted = "a mapping of names (letters, digits and _) to strings"
+    if not isinstance(value, Mapping):
+        raise ValueError(accepted)
+    for name, text in value.items():
+        if not isinstance(name, str) or not _ENV_NAME.fullmatch(name) or not isinstance(text, str) or "\0" in text:
+            raise ValueError(accepted)
+    return dict(value)
+
+
+def _words(value: object) -> tuple[str, ...]:
+    words = (value,) if isinstance(value, str) else value
+    if not isinstance(words, Iterable) or isinstance(words, Mapping) or not all(isinstance(w, str) for w in words):
+        raise ValueError("a string, or a list of strings")
+    return tuple(words)
+
+
+def _tmpfs(value: object) -> dict[str, int]:
+    accepted = 'a mapping of absolute paths to sizes, such as {"/tmp": "64m"}'
+    if not isinstance(value, Mapping) or not all(isinstance(path, str) and path.startswith("/") for path in value):
+        raise ValueError(accepted)
+    try:
+        return {path: parse_bytes(size) for path, size in value.items()}
+    except ValueError:
+        raise ValueError(accepted) from None
+
+
+def _user(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str) or not re.fullmatch(r"[\w-]+(:[\w-]+)?", str(value)):
+        raise ValueError('a user as Docker spells it: 1000, "1000:1000" or "name"')
+    return str(value)
+
+
+#: Fields whose spelling is freer than their type: a string with a unit, one word for a list of words.
+_PARSERS: dict[str, Callable[[object], object]] = {
+    "image": _image,
+    "cpus": parse_cpus,
+    "memory": parse_bytes,
+    "memory_swap": parse_bytes,
+    "shm_size": parse_bytes,
+    "pids": _count(1),
+    "gpus": _count(0),
+    "env": _env,
+    "user": _user,
+    "tmpfs": _tmpfs,
+    "entrypoint": _words,
+    "devices": _words,
+    "dns": _words,
+    "volumes": _words,
+    "stop_grace": _positive,
+    "start_timeout": _positive,
+}
+
+_ACCEPTED: dict[str, str] = {
+    "executor": "one of " + ", ".join(EXECUTORS),
+    "pull": "one of always, missing, never",
+    "code": "one of ship, image",
+    "result": "one of text, json, none",
+    "cpus": CPUS_ACCEPTED,
+    "memory": BYTES_ACCEPTED,
+    "ulimits": "a mapping of names to a limit or to (soft, hard)",
+    "extra_hosts": "a mapping of host names to addresses",
+    "labels": "a mapping of strings to strings",
+    "read_only": "True or False",
+    "fresh_network": "True or False",
+}
+
+
+def parse(task: str, options: Mapping[str, Any]) -> ContainerSpec:
+    """Check `options` one by one, in the spellings a user may write.
+
+    Args:
+        task: the task's name, for the message.
+        options: field name to value; None means "not said".
+
+    Raises:
+        InvalidSpec: names the task, the field, the value and what is accepted.
+    """
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in FIELDS:
+            raise unknown_option(task, name, value, FIELDS)
+        if value is not None:
+            values[name] = _field(task, name, value)
+    return ContainerSpec(**values)
+
+
+def _field(task: str, name: str, value: object) -> Any:
+    try:
+        parsed = _PARSERS[name](value) if name in _PARSERS else value
+        spec = msgspec.convert({name: parsed}, ContainerSpec)
+    except (ValueError, msgspec.ValidationError) as error:
+        accepted = _ACCEPTED.get(name) or (str(error) if name in _PARSERS else f"a value like {_expects(error)}")
+        raise InvalidSpec(f"task {task}: {name}={value!r} is not accepted; {name} takes {accepted}") from None
+    return getattr(spec, name)
+
+
+def _expects(error: Exception) -> str:
+    # msgspec writes "Expected `str`, got `int` - at `$.image`": the type is all that the reader needs.
+    match = re.search(r"Expected `([^`]*)`", str(error))
+    return match[1] if match else str(error)
+
+
+def unknown_option(task: str, name: str, value: object, known: Iterable[str]) -> InvalidSpec:
+    """The error for an option that nobody knows, with the nearest ones that exist."""
+    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"sandbox options are {', '.join(sorted(FIELDS))}"
+    return InvalidSpec(f"task {task}: unknown option {name}={value!r}; {hint}")
+
+
+def merge(base: ContainerSpec, over: ContainerSpec) -> ContainerSpec:
+    """`base` with every field that `over` says. `env` and `labels` are merged key by key, others replaced."""
+    said = {name: value for name in FIELDS if (value := getattr(over, name)) is not None}
+    for name in ("env", "labels"):
+        if name in said and getattr(base, name):
+            said[name] = {**getattr(base, name), **said[name]}
+    return msgspec.structs.replace(base, **said) if said else base
+
+
+def to_header(spec: ContainerSpec) -> dict[str, Any]:
+    """`spec` as plain JSON values, without what it does not say: what a message header carries."""
+    return msgspec.to_builtins(spec)  # type: ignore[no-any-return]
+
+
+def from_header(task: str, header: object) -> ContainerSpec:
+    """The inverse of `to_header`. A header is another process's word, so it is checked as the user's is.
+
+    Raises:
+        InvalidSpec: as `parse`.
+    """
+    if not isinstance(header, Mapping):
+        raise InvalidSpec(f"task {task}: the cellwork header holds {header!r}; a mapping of options is expected")
+    return parse(task, header)

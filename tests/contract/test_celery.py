@@ -1,0 +1,95 @@
+"""Private parts of Celery that the pool uses; written against Celery 5.7 and kombu 5.7.
+
+Where one of these fails after an upgrade, look at docs/architecture.md, "Private parts of Celery that we use".
+"""
+
+import inspect
+
+import celery
+import kombu
+from celery import Celery
+from celery.app.task import Context
+from celery.app.trace import build_tracer
+from celery.concurrency.base import BasePool
+from celery.concurrency.prefork import _run_ready_callbacks
+from celery.worker import components, request
+from kombu.asynchronous import Hub
+from kombu.asynchronous.semaphore import LaxBoundedSemaphore
+
+
+def test_these_are_the_versions_it_was_written_against():
+    assert celery.__version__.startswith("5.7.")
+    assert kombu.__version__.startswith("5.7.")
+
+
+def test_autoretry_keeps_the_body_as_orig_run_and_looks_it_up_at_each_call():
+    app = Celery(set_as_current=False)
+
+    @app.task(autoretry_for=(KeyError,), max_retries=0)
+    def body():
+        return "real"
+
+    body._orig_run = lambda: "replaced"
+    assert body.run() == "replaced"
+
+
+def test_the_tracer_calls_run_as_it_is_when_it_is_built():
+    app = Celery(set_as_current=False, broker="memory://")
+
+    @app.task
+    def body():
+        return "real"
+
+    body.run = lambda: "replaced"
+    trace = build_tracer(body.name, body, app=app)
+    assert trace("an-id", (), {}, {"is_eager": True, "delivery_info": {}}).retval == "replaced"
+
+
+def test_the_pool_is_given_a_semaphore_and_the_workers_name():
+    source = inspect.getsource(components.Pool.create)
+    assert "semaphore=semaphore" in source
+    assert "initargs=(w.app, w.hostname)" in source
+    assert {"options", "limit", "app"} <= set(vars(BasePool(limit=1)))
+
+
+def test_the_pool_is_called_with_these_callbacks():
+    source = inspect.getsource(request.Request.execute_using_pool)
+    for name in ("accept_callback", "timeout_callback", "callback", "error_callback", "soft_timeout", "timeout"):
+        assert f"{name}=" in source
+    assert "correlation_id=task_id" in source
+    assert "self._request_dict" in source.split("args=(")[1].split(")")[0].split(",")[2], "retries are read from there"
+
+
+def test_celery_keeps_a_weak_reference_to_what_the_pool_returns_and_calls_terminate():
+    assert "obj.terminate(signal)" in inspect.getsource(request.Request.terminate)
+
+
+def test_custom_headers_are_kept_and_are_given_to_a_retry():
+    context = Context({"id": "x", "task": "t", "cellwork": {"spec": {"memory": 1}}})
+    assert context.headers == {"cellwork": {"spec": {"memory": 1}}}
+    assert context.as_execution_options()["headers"]["cellwork"] == {"spec": {"memory": 1}}
+
+
+def test_a_semaphores_release_starts_who_waits():
+    semaphore, ran = LaxBoundedSemaphore(1), []
+    semaphore.acquire(ran.append, 1)
+    semaphore.acquire(ran.append, 2)
+    assert ran == [1]
+    semaphore.release()
+    assert ran == [1, 2]
+
+
+def test_acks_that_wait_in_the_event_loop_can_be_run_without_it():
+    class Message(kombu.Message):
+        def ack_log_error(self):
+            acked.append(self)
+
+    acked: list[object] = []
+    from vine import promise
+
+    hub = Hub()
+    message = Message(body="")
+    hub.call_soon(promise(message.ack_log_error))
+    _run_ready_callbacks(hub)
+    hub.close()
+    assert acked == [message]

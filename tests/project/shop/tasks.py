@@ -1,0 +1,219 @@
+"""Tasks whose every body runs in a sandbox."""
+
+import os
+import platform
+import socket
+import sys
+import threading
+import time
+
+from celery import shared_task
+from celery.exceptions import Ignore
+from celery.utils.log import get_task_logger
+
+from cellwork import current, image_imports
+
+from .app import IMAGE, OTHER_IMAGE, app
+from .errors import Busy, OutOfStock
+from .pricing import gross
+
+with image_imports():
+    import onlyintheimage  # noqa: F401
+    from pip import __version__ as pip_version
+
+logger = get_task_logger(__name__)
+_LOCK = threading.Lock()
+
+
+@app.task
+def echo(value):
+    return value
+
+
+@app.task
+def add(x, y):
+    return x + y
+
+
+@app.task
+def total(values):
+    return sum(values)
+
+
+@app.task
+def price(net):
+    return gross(net)
+
+
+@app.task
+def where():
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "uid": os.getuid(),
+        "python": platform.python_version_tuple()[:2],
+        "environment": sorted(os.environ),
+        "interfaces": sorted(os.listdir("/sys/class/net")),
+        "memory": _read("/sys/fs/cgroup/memory/memory.limit_in_bytes") or _read("/sys/fs/cgroup/memory.max"),
+        "writable": os.access("/", os.W_OK),
+    }
+
+
+@app.task(image=OTHER_IMAGE)
+def other_python():
+    return list(sys.version_info[:2])
+
+
+@app.task
+def uses_image_library():
+    return pip_version
+
+
+@app.task
+def unserialisable():
+    return {"rows": [1, {"lock": _LOCK}]}
+
+
+@app.task
+def fail_builtin(text):
+    raise ValueError(text, 42)
+
+
+@app.task
+def fail_own(article):
+    raise OutOfStock(article, left=3)
+
+
+@app.task
+def fail_unknown():
+    class Local(Exception):
+        pass
+
+    raise Local("the worker has no such class")
+
+
+@app.task(autoretry_for=(Busy,), retry_kwargs={"max_retries": 3, "countdown": 0})
+def retried_by_rule(succeed_at):
+    if current.retries < succeed_at:
+        raise Busy(f"try {current.retries}")
+    return current.retries
+
+
+@app.task(bind=True, max_retries=5)
+def retried_by_self(self, succeed_at):
+    if self.request.retries < succeed_at:
+        raise self.retry(exc=Busy("not yet"), countdown=0)
+    return self.request.retries
+
+
+@app.task(max_retries=2)
+def retried_by_current():
+    current.retry(exc=Busy("never"), countdown=0)
+
+
+@app.task
+def memory_after_retry(succeed_at=1):
+    if current.retries < succeed_at:
+        current.retry(countdown=0)
+    return where()["memory"]
+
+
+@app.task(ignore_result=True)
+def ignored():
+    return "nobody reads this"
+
+
+@app.task
+def ignore():
+    raise Ignore
+
+
+@app.task(bind=True)
+def progress(self, path_to_wait=None):
+    self.update_state(state="PROGRESS", meta={"done": 1, "of": 2})
+    time.sleep(2)
+    return "done"
+
+
+@app.task
+def claims_success():
+    current.update_state(state="SUCCESS", meta="forged")
+    return "honest"
+
+
+@app.task
+def sleep(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+@app.task
+def stubborn(seconds):
+    """Cleans up at SIGTERM before it goes."""
+    try:
+        time.sleep(seconds)
+    finally:
+        print("cleaned up", flush=True)
+
+
+@app.task
+def notices_soft_limit(seconds):
+    from celery.exceptions import SoftTimeLimitExceeded
+
+    try:
+        time.sleep(seconds)
+    except SoftTimeLimitExceeded:
+        return "noticed"
+    return "slept"
+
+
+@app.task
+def prints():
+    print("on stdout")
+    print("on stderr", file=sys.stderr)
+    logger.warning("through logging")
+    return "printed"
+
+
+@app.task
+def context():
+    return {"id": current.id, "name": current.name, "retries": current.retries, "deadline": current.deadline}
+
+
+@shared_task
+def shared(x):
+    return x * 2
+
+
+@app.task(executor="inline")
+def inline():
+    return {"pid": os.getpid(), "thread": threading.current_thread().name}
+
+
+@app.task(executor="inline")
+def errback(request, error, traceback):
+    app.backend.client.rpush(f"errback:{request.id}", f"{type(error).__name__}: {error}")
+
+
+class Greeter(app.Task):
+    """A task as a class."""
+
+    name = "shop.tasks.greet"
+    image = IMAGE
+
+    def greeting(self):
+        return "hello"
+
+    def run(self, whom):
+        return f"{self.greeting()} {whom} from {self.request.id}"
+
+
+greet = app.register_task(Greeter())
+
+
+def _read(path):
+    try:
+        with open(path) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None

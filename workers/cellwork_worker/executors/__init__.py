@@ -1,0 +1,1 @@
+"""Whatever makes and ends sandboxes, behind the port in base.py."""

@@ -1,0 +1,67 @@
+"""The port between the supervisor and whatever makes sandboxes."""
+
+from collections.abc import Callable, Set
+from typing import Protocol
+
+import msgspec
+
+from cellwork_worker.launch import Launch
+
+#: What `Emit` is told: that the sandbox runs (with no bytes), or what it printed, by file descriptor.
+STARTED, STDOUT, STDERR = 0, 1, 2
+
+#: ``emit(stream, chunk)``: what the sandbox does, in order per stream, as it arrives. True says that the
+#: outcome is complete: the executor returns at once and ends the sandbox in the background.
+Emit = Callable[[int, bytes], bool]
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a sandbox ended, as far as its executor knows."""
+
+    #: Exit status; None when the sandbox was not waited for, because its outcome had already come.
+    code: int | None = None
+    #: The kernel killed a process of the sandbox for memory.
+    oom: bool = False
+    #: Ended by a signal from outside the sandbox.
+    killed: bool = False
+    #: What the engine says about the end, for the error message. May be empty.
+    detail: str = ""
+    #: The sandbox was already there: an earlier delivery of this task had started it.
+    adopted: bool = False
+    #: Seconds from the request to the running sandbox.
+    start_seconds: float | None = None
+    #: Only from the inline executor: what the body returned.
+    value: object = None
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``cellwork doctor`` prints about an executor."""
+
+    executor: str
+    ok: bool
+    #: One line: name and version when ok, else what is wrong and what to do.
+    detail: str
+    facts: dict[str, str] = {}
+
+
+class Executor(Protocol):
+    """Makes and ends sandboxes. Its methods are called from several threads at once."""
+
+    def run(self, launch: Launch, emit: Emit) -> Exit:
+        """Run one sandbox to its end; blocks. Adopts a sandbox that already has this id.
+
+        Raises:
+            cellwork.errors.EngineUnavailable, ImageUnavailable, StartTimeout, SandboxLost, InvalidSpec.
+        """
+
+    def stop(self, launch_id: str, signal: int) -> None:
+        """Send a signal to a sandbox. Does nothing where there is none with this id."""
+
+    def sweep(self, live: Set[str]) -> list[str]:
+        """End this worker's sandboxes whose id is not in `live`; return their ids.
+
+        Also waits for the ones that are being ended in the background.
+        """
+
+    def check(self) -> Health:
+        """Say whether sandboxes can be made now. Never raises."""

@@ -1,0 +1,126 @@
+"""Containers that do nothing but hold a network namespace, for sandboxes to join one after another.
+
+Making the namespace is more than half of a container's start (docs/benchmarks.md). One that is joined is used by one
+sandbox at a time, and by the sandboxes of one image only: the process that holds it comes from that image, so no task
+ever shares a namespace with another image's code. Files, processes, memory and cgroup are each sandbox's own.
+"""
+
+import logging
+import threading
+import uuid
+from collections import deque
+from http import HTTPStatus
+from typing import Any
+
+from docker.errors import APIError
+
+from cellwork.spec import ContainerSpec
+from cellwork_worker.hardening import DROPPED_CAPABILITIES, SECURITY_OPTIONS
+
+from .engine import Engine, answer
+
+logger = logging.getLogger("cellwork.worker")
+
+#: Idle holders that are kept over all images; each is one sleeping process of less than 1 MiB.
+_MAX_IDLE = 64
+
+#: Longest that ``sleep`` of every distribution takes: 68 years.
+_FOR_EVER = str(2**31 - 1)
+
+
+def may_join(spec: ContainerSpec) -> bool:
+    """True where joining makes no difference to the task: no network, and nothing that Docker refuses beside it."""
+    said = (spec.hostname, spec.dns, spec.extra_hosts, spec.platform, spec.runtime)
+    return spec.network == "none" and not spec.fresh_network and not any(said)
+
+
+class Holders:
+    """Made when needed, reused, removed with their worker."""
+
+    def __init__(self, engine: Engine, labels: dict[str, str]) -> None:
+        """`labels`: the worker's, by which what it leaves is found."""
+        self._engine = engine
+        self._labels = {**labels, "cellwork.holder": "1"}
+        self._lock = threading.Lock()
+        self._idle: deque[tuple[str, str]] = deque()
+        self._names: set[str] = set()
+        self._unusable: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def acquire(self, image: str) -> str | None:
+        """The name of a holder that nobody else uses; None where this image can have none."""
+        with self._lock:
+            for entry in self._idle:
+                if entry[0] == image:
+                    self._idle.remove(entry)
+                    return entry[1]
+            if image in self._unusable:
+                return None
+        return self._make(image)
+
+    def release(self, image: str, name: str) -> None:
+        """Its sandbox is gone: another one may join."""
+        with self._lock:
+            self._idle.append((image, name))
+            surplus = self._idle.popleft()[1] if len(self._idle) > _MAX_IDLE else None
+        if surplus is not None:
+            self.discard(surplus)
+
+    def discard(self, name: str) -> None:
+        """It is broken, or a sandbox may still be in it: remove it."""
+        with self._lock:
+            self._names.discard(name)
+        try:
+            self._engine.client.remove_container(name, force=True, v=True)
+        except APIError as error:
+            if error.status_code != HTTPStatus.NOT_FOUND:
+                logger.warning("holder %s cannot be removed: %s", name, answer(error))
+
+    def drop_idle(self) -> None:
+        """Remove those that no sandbox uses; new ones are made when needed."""
+        with self._lock:
+            names = [name for _, name in self._idle]
+            self._idle.clear()
+        for name in names:
+            self.discard(name)
+
+    def _make(self, image: str) -> str | None:
+        name = f"cellwork-holder-{uuid.uuid4().hex[:16]}"
+        client = self._engine.client
+        with self._lock:
+            self._names.add(name)
+        try:
+            client.create_container_from_config(self._config(image), name)
+            client.start(name)
+        except APIError as error:
+            self.discard(name)
+            # A missing image is the task's own error, told when its own container is created.
+            if error.status_code != HTTPStatus.NOT_FOUND or "no such image" not in answer(error).lower():
+                logger.info(
+                    "image %s cannot hold a network namespace (%s); its tasks get new ones", image, answer(error)
+                )
+                self._unusable.add(image)
+            return None
+        return name
+
+    def _config(self, image: str) -> dict[str, Any]:
+        return {
+            "Image": image,
+            "Entrypoint": ["sleep"],
+            "Cmd": [_FOR_EVER],
+            "User": "65534:65534",
+            "Labels": self._labels,
+            "Healthcheck": {"Test": ["NONE"]},
+            "HostConfig": {
+                "NetworkMode": "none",
+                "ReadonlyRootfs": True,
+                "CapDrop": list(DROPPED_CAPABILITIES),
+                "SecurityOpt": list(SECURITY_OPTIONS),
+                "Memory": 16 << 20,
+                "MemorySwap": 16 << 20,
+                "PidsLimit": 4,
+                "LogConfig": {"Type": "none", "Config": {}},
+            },
+        }

@@ -1,0 +1,58 @@
+"""The executors by name, each made when the first task needs it, so that a worker needs only the SDKs that it uses."""
+
+import threading
+
+from cellwork.errors import EngineUnavailable, InvalidSpec
+from cellwork_worker.executors.base import Executor
+from cellwork_worker.executors.inline import InlineExecutor
+from cellwork_worker.executors.process import ProcessExecutor
+
+
+class Executors:
+    """One executor of each kind for a worker."""
+
+    def __init__(self, *, installation: str, worker: str, log_max_bytes: int) -> None:
+        """`installation`, `worker`: labels on every sandbox. `log_max_bytes`: of output that an engine keeps."""
+        self._installation = installation
+        self._worker = worker
+        self._log_max_bytes = log_max_bytes
+        self._lock = threading.Lock()
+        self._made: dict[str, Executor] = {}
+
+    def __call__(self, name: str) -> Executor:
+        """The executor of that name.
+
+        Raises:
+            InvalidSpec: this worker has none of that name.
+            EngineUnavailable: its SDK is not installed.
+        """
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = self._make(name)
+            return self._made[name]
+
+    def made(self) -> list[Executor]:
+        """Those that were needed so far."""
+        with self._lock:
+            return list(self._made.values())
+
+    def _make(self, name: str) -> Executor:
+        if name == "inline":
+            return InlineExecutor()
+        if name == "process":
+            return ProcessExecutor()
+        if name == "docker":
+            return self._docker()
+        raise InvalidSpec(
+            f"executor={name!r}: this worker has no such executor; it runs docker, process and inline tasks. Start a "
+            f'worker for it, or send the task with executor="docker"'
+        )
+
+    def _docker(self) -> Executor:
+        try:
+            from cellwork_worker.executors.docker import DockerExecutor
+        except ImportError as error:
+            raise EngineUnavailable(
+                f"the Docker SDK is not installed ({error}); pip install cellwork[docker]"
+            ) from error
+        return DockerExecutor(installation=self._installation, worker=self._worker, log_max_bytes=self._log_max_bytes)

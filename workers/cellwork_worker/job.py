@@ -1,0 +1,144 @@
+"""One task that the pool has taken, and what may end it from outside: a revoke, a time limit, a shutdown."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from signal import SIGKILL
+from typing import Any
+
+from cellwork.errors import CellworkError
+
+logger = logging.getLogger("cellwork.worker")
+
+#: A second apart. By then an engine that does not answer has made the executor give the sandbox up.
+_KILL_TRIES = 60
+
+
+class Ended(BaseException):
+    """Raised through Celery's trace where a task was ended from outside.
+
+    Not an `Exception`: Celery would store that as a FAILURE over the REVOKED that it has already stored.
+    """
+
+
+class Final(BaseException):
+    """Carries an error past a task's ``autoretry_for``, to be raised as it is outside of that.
+
+    Infrastructure failures, refusals and time limits are not retried by Celery's rules.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What Celery wants to be told, in the thread of its event loop."""
+
+    accept: Callable[[str, float], None]
+    success: Callable[[Any], None]
+    error: Callable[[Any], None]
+    timeout: Callable[[bool, float], None]
+
+
+@dataclass(eq=False)
+class Job:
+    """A task in the pool. Celery keeps a weak reference, and calls `terminate`."""
+
+    id: str
+    #: The name of its sandbox; what Celery shows as the process id.
+    sandbox: str
+    target: Callable[..., Any]
+    args: tuple[Any, ...]
+    callbacks: Callbacks
+    #: Seconds from the start of its sandbox, or None for no limit.
+    soft_limit: float | None = None
+    hard_limit: float | None = None
+    #: Seconds between the signal that asks and the one that kills.
+    kill_grace: float = 10.0
+
+    #: Called once its sandbox runs.
+    on_running: Callable[["Job"], None] = lambda job: None
+    #: Why it was ended from outside: a signal's number, or "time limit". None: it was not.
+    ended: int | str | None = None
+    #: Its soft limit has passed.
+    soft_exceeded: bool = False
+    #: Sent at the soft limit. None: the runner keeps that limit by itself.
+    soft_signal: int | None = None
+    #: The trace has called the body: a further call comes from inside some body.
+    entered: bool = False
+    #: Called once its sandbox is over: takes its timers back.
+    unwatch: Callable[[], None] = lambda: None
+    _stop: Callable[[int], None] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _asked: threading.Event = field(default_factory=threading.Event)
+
+    def terminate(self, signal: int) -> None:
+        """End it with `signal`, and with SIGKILL if it has not gone within `kill_grace` seconds. Does not block."""
+        self.end(signal, signal)
+
+    def end(self, reason: int | str, signal: int) -> None:
+        """End it for `reason`, of which the first one counts. Does not block."""
+        with self._lock:
+            if self.ended is None:
+                self.ended = reason
+            stop = self._stop
+        self._asked.set()
+        if stop is not None:
+            threading.Thread(target=self._kill, args=(stop, signal), name=f"{self.sandbox}-end", daemon=True).start()
+
+    def soft(self) -> None:
+        """Its soft limit has passed. Does not block."""
+        self.soft_exceeded = True
+        stop, signal = self._stop, self.soft_signal
+        if stop is not None and signal is not None:
+            threading.Thread(target=self._kill, args=(stop, signal), name=f"{self.sandbox}-soft", daemon=True).start()
+
+    def starting(self, stop: Callable[[int], None]) -> None:
+        """Its sandbox is about to start; `stop` sends that a signal.
+
+        Raises:
+            Ended: it was ended before.
+        """
+        with self._lock:
+            self._stop = stop
+            self._over.clear()
+            ended = self.ended
+        if ended is not None:
+            raise Ended
+
+    def running(self) -> None:
+        """Its sandbox runs: the time limits count from here, so that a pull does not use them up."""
+        self.on_running(self)
+
+    def stopped(self) -> None:
+        """Its sandbox has ended; another one may be started."""
+        self.unwatch()
+        with self._lock:
+            self._stop = None
+            self._over.set()
+
+    def wait_ended(self, seconds: float) -> bool:
+        """Wait until somebody wants it ended, at most so long; True if somebody does."""
+        return self._asked.wait(seconds)
+
+    def _kill(self, stop: Callable[[int], None], signal: int) -> None:
+        if signal != SIGKILL:
+            self._signal(stop, signal)
+            if self._over.wait(self.kill_grace):
+                return
+        # Asked again until it is over: between its creation and its start, an engine has nothing to signal.
+        for _ in range(_KILL_TRIES):
+            self._signal(stop, SIGKILL)
+            if self._over.wait(1.0):
+                return
+        logger.error("%s did not end, although it was killed %d times", self.sandbox, _KILL_TRIES)
+
+    def _signal(self, stop: Callable[[int], None], signal: int) -> None:
+        try:
+            stop(signal)
+        except CellworkError as error:
+            logger.warning("%s: cannot send signal %d: %s", self.sandbox, signal, error)

@@ -1,0 +1,120 @@
+"""What comes out of one sandbox while it runs: the task's output, its progress, its outcome."""
+
+import logging
+from collections.abc import Callable
+
+from celery import states
+from cellwork.settings import Settings
+
+from cellwork import outcome
+from cellwork_worker.executors.base import STDERR, STDOUT
+from cellwork_worker.frames import Broken, Frame, FrameParser
+
+logger = logging.getLogger("cellwork.task")
+
+#: Of one task's output, what is forwarded to the worker's own log; the rest is counted.
+_FORWARD_BYTES = 64 * 1024
+
+_STATE_MAX_CHARS = 64
+
+
+class Reading:
+    """Takes a sandbox's output apart, with bounded memory."""
+
+    def __init__(
+        self, sandbox: str, nonce: str | None, settings: Settings, on_state: Callable[[str, object], None]
+    ) -> None:
+        """Args:
+        sandbox: its name, for log lines.
+        nonce: of its frames; None: a command task, whose standard output is its result.
+        settings: for the limits.
+        on_state: told of every `update_state`.
+        """
+        self._sandbox = sandbox
+        self._settings = settings
+        self._on_state = on_state
+        self._parsers = {stream: FrameParser(nonce, settings.result_max_bytes) for stream in (STDOUT, STDERR) if nonce}
+        self._forwarded = 0
+        self._ended = False
+        self.dropped = 0
+        self.tail = b""
+        #: Standard output of a command task, up to `result_max_bytes` and one byte more.
+        self.stdout = bytearray()
+        self.outcome: outcome.Outcome | None = None
+        self.usage: object = None
+
+    def emit(self, stream: int, chunk: bytes) -> bool:
+        """See `executors.base.Emit`."""
+        parser = self._parsers.get(stream)
+        if parser is None:
+            self._output(stream, chunk)
+            return False
+        for item in parser.feed(chunk):
+            if isinstance(item, bytes):
+                self._output(stream, item)
+            else:
+                self._message(stream, item)
+        # The end mark on standard error says that everything printed there is here too.
+        return self.outcome is not None and self._ended
+
+    def close(self) -> None:
+        """Deliver what was held back, once nothing more comes."""
+        for stream, parser in self._parsers.items():
+            if held := parser.close():
+                self._output(stream, held)
+        if self.dropped:
+            logger.warning("%s printed %d bytes more, not shown here", self._sandbox, self.dropped)
+
+    def _output(self, stream: int, data: bytes) -> None:
+        self.tail = (self.tail + data[-self._settings.log_tail_bytes :])[-self._settings.log_tail_bytes :]
+        if stream == STDOUT and not self._parsers:
+            self.stdout += data[: self._settings.result_max_bytes + 1 - len(self.stdout)]
+        shown = data[: max(0, _FORWARD_BYTES - self._forwarded)]
+        self._forwarded += len(shown)
+        self.dropped += len(data) - len(shown)
+        if shown and logger.isEnabledFor(logging.INFO):
+            for line in shown.decode("utf-8", "backslashreplace").splitlines():
+                logger.info("%s| %s", self._sandbox, _printable(line))
+
+    def _message(self, stream: int, message: Frame | Broken) -> None:
+        if self.outcome is not None and stream == STDOUT:
+            return
+        if message.kind == "end" and stream == STDERR:
+            self._ended = True
+        elif stream == STDERR:
+            logger.warning("%s sent a %s frame on standard error; ignored", self._sandbox, message.kind)
+        elif isinstance(message, Broken):
+            self._broken(message)
+        elif message.kind == "outcome":
+            self._take(message.data)
+        elif message.kind == "state":
+            self._state(message.data)
+        elif message.kind == "usage":
+            self.usage = message.data
+
+    def _take(self, data: object) -> None:
+        try:
+            self.outcome = outcome.parse(data)
+        except outcome.InvalidDocument as error:
+            self.outcome = outcome.Invalid(str(error))
+
+    def _broken(self, message: Broken) -> None:
+        if message.kind == "outcome" and message.size is not None:
+            self.outcome = outcome.TooLarge(message.size, self._settings.result_max_bytes)
+        elif message.kind == "outcome":
+            self.outcome = outcome.Invalid(message.detail)
+        else:
+            logger.warning("%s sent a broken frame; ignored: %s", self._sandbox, message.detail)
+
+    def _state(self, data: object) -> None:
+        name = data.get("state") if isinstance(data, dict) else None
+        if not isinstance(name, str) or not 0 < len(name) <= _STATE_MAX_CHARS or name in states.READY_STATES:
+            logger.warning("%s asked for state %.80r, which a task cannot set itself; ignored", self._sandbox, name)
+            return
+        assert isinstance(data, dict)
+        self._on_state(name, data.get("meta"))
+
+
+def _printable(line: str) -> str:
+    # A task must not be able to write control sequences to the terminal of whoever reads the worker's log.
+    return "".join(char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in line)

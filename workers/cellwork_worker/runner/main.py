@@ -1,0 +1,115 @@
+"""The program: read the payload, call the body, send the outcome, leave."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+from . import body, codec, standins
+from . import task as task_
+from .wire import Wire, read_payload
+
+
+class Terminated(BaseException):
+    """SIGTERM: the body's ``finally`` blocks run, then the sandbox ends without an outcome."""
+
+
+def _on_term(number, frame):
+    raise Terminated
+
+
+def main():
+    # As process 1, a signal without a handler is ignored.
+    signal.signal(signal.SIGTERM, _on_term)
+    try:
+        payload = read_payload(0)
+        if payload is None:
+            os._exit(0)
+        _run(*payload)
+    except Terminated:
+        _flush()
+        os._exit(128 + signal.SIGTERM)
+
+
+def _run(header, bundle):
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    wire = Wire(header["nonce"])
+    started = time.time()
+    outcome = _outcome(header, bundle, wire)
+    _flush()
+    wire.send("usage", _usage(time.time() - started))
+    wire.send("end", "null", stream=2)
+    wire.send("outcome", outcome)
+    # Not sys.exit: threads that the body left running must not keep the sandbox.
+    os._exit(0)
+
+
+def _outcome(header, bundle, wire):
+    try:
+        args, kwargs = codec.decode(header["args"]), codec.decode(header["kwargs"])
+
+        def send_state(state, meta):
+            wire.send("state", '{"state": %s, "meta": %s}' % (json.dumps(state), codec.encode(meta)))
+
+        running = task_.Running(header, args, kwargs, send_state)
+        standins.install()
+        if header["code"] == "ship":
+            body.unpack(bundle)
+        call = body.find(header["target"], header["task"]["name"], running)
+        task_.Current.running = running
+        _log_to_stderr()
+        value = _limited(header.get("soft_time_limit"), call, args, kwargs)
+    except Terminated:
+        raise
+    except BaseException as error:
+        return body.failure(error)
+    return body.success(value, header["result_max_bytes"])
+
+
+def _limited(seconds, call, args, kwargs):
+    """Call the body; after so many seconds SoftTimeLimitExceeded is raised in it."""
+    if not seconds:
+        return call(*args, **kwargs)
+
+    def on_alarm(number, frame):
+        # The class that the body's own `except` names: the real one where Celery is installed.
+        raise getattr(sys.modules.get("celery.exceptions"), "SoftTimeLimitExceeded", standins.SoftTimeLimitExceeded)(
+            seconds
+        )
+
+    signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return call(*args, **kwargs)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _log_to_stderr():
+    logging = sys.modules.get("logging")
+    if logging is not None and not logging.root.handlers:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+
+
+def _flush():
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # the body closed or replaced it; what it held back is its own loss
+
+
+def _usage(seconds):
+    import resource
+
+    me, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return json.dumps(
+        {
+            "cpu_seconds": me.ru_utime + me.ru_stime + children.ru_utime + children.ru_stime,
+            "peak_memory_bytes": max(me.ru_maxrss, children.ru_maxrss) * 1024,
+            "run_seconds": seconds,
+        }
+    )

@@ -1,0 +1,66 @@
+"""The wire: one payload in, frames out (docs/protocol.md)."""
+
+import json
+import os
+import struct
+import threading
+
+#: POSIX keeps a write of this size to a pipe whole.
+FRAME_MAX_BYTES = 4096
+
+#: Characters of a part. Escaped once more as JSON they are at most twice as many, and the rest of a frame fits, too.
+_PART_CHARS = 1900
+
+
+def read_payload(fd):
+    """The payload's header and bundle; None where the worker left before it sent one."""
+    head = _read(fd, 12)
+    if head is None:
+        return None
+    size, header_size = struct.unpack(">QI", head)
+    rest = _read(fd, size - 4)
+    if rest is None:
+        return None
+    return json.loads(rest[:header_size].decode("ascii")), rest[header_size:]
+
+
+def _read(fd, size):
+    chunks, left = [], size
+    while left:
+        chunk = os.read(fd, min(left, 1 << 20))
+        if not chunk:
+            return None
+        chunks.append(chunk)
+        left -= len(chunk)
+    return b"".join(chunks)
+
+
+class Wire:
+    """Sends frames, on copies of the standard streams that the task does not know."""
+
+    def __init__(self, nonce):
+        self._nonce = nonce.encode("ascii")
+        self._fds = {1: os.dup(1), 2: os.dup(2)}
+        self._lock = threading.Lock()
+
+    def send(self, kind, document, stream=1):
+        """Send a message. `document`: JSON text, ASCII."""
+        whole = self._frame('{"kind": "%s", "data": %s}' % (kind, document))
+        if len(whole) <= FRAME_MAX_BYTES:
+            frames = [whole]
+        else:
+            pieces = [document[i : i + _PART_CHARS] for i in range(0, len(document), _PART_CHARS)]
+            frames = [
+                self._frame(json.dumps({"kind": kind, "part": i, "of": len(pieces), "text": piece}))
+                for i, piece in enumerate(pieces)
+            ]
+        with self._lock:
+            for frame in frames:
+                self._write(self._fds[stream], frame)
+
+    def _frame(self, text):
+        return b"\n" + self._nonce + b" " + text.encode("ascii") + b"\n"
+
+    def _write(self, fd, data):
+        while data:
+            data = data[os.write(fd, data) :]

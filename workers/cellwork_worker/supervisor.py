@@ -1,0 +1,229 @@
+"""One task, one sandbox, from start to outcome."""
+
+import hashlib
+import hmac
+import logging
+import random
+from collections.abc import Callable
+from signal import SIGTERM
+from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+from cellwork.settings import Settings
+from kombu.utils.json import dumps
+
+from cellwork import outcome
+from cellwork import spec as specs
+from cellwork.errors import CellworkError, EngineUnavailable, InvalidSpec, SandboxLost
+from cellwork.spec import ContainerSpec
+from cellwork_worker import launch as launches
+from cellwork_worker import policy, verdict
+from cellwork_worker.body import Body
+from cellwork_worker.bootstrap import bootstrap
+from cellwork_worker.bundle import bundle
+from cellwork_worker.executors.base import STARTED, Executor, Exit
+from cellwork_worker.hardening import harden
+from cellwork_worker.job import Ended, Job
+from cellwork_worker.launch import Launch
+from cellwork_worker.reading import Reading
+
+logger = logging.getLogger("cellwork.worker")
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+class Supervisor:
+    """Drives tasks in sandboxes; one object for all slots of a worker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        rules: policy.Policy,
+        executors: Callable[[str], Executor],
+        worker: str,
+        secret: bytes,
+    ) -> None:
+        """Nothing starts before `run`.
+
+        Args:
+            settings: of this worker.
+            rules: what it allows.
+            executors: gives the executor of a name.
+            worker: Celery's node name.
+            secret: what nonces are derived from; tasks never see it.
+        """
+        self._settings = settings
+        self._policy = rules
+        self._executors = executors
+        self._worker = worker
+        self._secret = secret
+
+    def run(self, body: Body, job: Job, args: Args, kwargs: Kwargs) -> object:
+        """Run the task's body in a sandbox; return what it returned.
+
+        Raises:
+            Exception: what the body raised, or an error of the taxonomy.
+            Ended: the task was ended from outside.
+        """
+        spec = specs.merge(body.spec, body.overrides())
+        name = self._executor_name(body, spec)
+        executor = self._executors(name)
+        if name == "inline":
+            return self._run_inline(executor, body, job, spec, args, kwargs)
+        spec = harden(body.name, spec, self._settings.defaults)
+        policy.check(body.name, spec, self._policy)
+        start = 0
+        for attempt in range(self._settings.infra_retries + 1):
+            try:
+                return self._once(executor, self._launch(body, job, spec, args, kwargs, start), body, job)
+            except CellworkError as error:
+                if not error.infrastructure or attempt == self._settings.infra_retries:
+                    raise
+                start += isinstance(error, SandboxLost)
+                self._back_off(job, error, attempt)
+        raise AssertionError("unreachable")
+
+    def _once(self, executor: Executor, launch: Launch, body: Body, job: Job) -> object:
+        def on_state(state: str, meta: object) -> None:
+            body.task.update_state(task_id=job.id, state=state, meta=meta)
+
+        def emit(stream: int, chunk: bytes) -> bool:
+            if stream == STARTED:
+                job.running()
+                return False
+            return reading.emit(stream, chunk)
+
+        nonce = self._nonce(launch.id) if launch.payload is not None else None
+        reading = Reading(launch.id, nonce, self._settings, on_state)
+        job.soft_signal = SIGTERM if body.is_command else None
+        job.starting(lambda signal: executor.stop(launch.id, signal))
+        try:
+            ended = executor.run(launch, emit)
+        except CellworkError:
+            if job.ended is not None:
+                raise Ended from None
+            raise
+        finally:
+            job.stopped()
+            reading.close()
+        if job.ended is not None:
+            raise Ended
+        logger.debug("%s[%s] %s: %s", body.name, job.id, launch.id, ended)
+        if body.is_command and job.soft_exceeded:
+            raise SoftTimeLimitExceeded(job.soft_limit)
+        return self._conclude(body, launch, reading, ended)
+
+    def _conclude(self, body: Body, launch: Launch, reading: Reading, ended: Exit) -> object:
+        if body.is_command:
+            limit = self._settings.result_max_bytes
+            return verdict.command_result(launch, ended, bytes(reading.stdout), reading.tail, limit)
+        match reading.outcome:
+            case outcome.Success(value):
+                return value
+            case outcome.Failure() as failure:
+                raise verdict.rebuild(failure, body.owns, body.named_exceptions)
+            case outcome.RetryRequest() as asked:
+                cause = asked.error and verdict.rebuild(asked.error, body.owns, body.named_exceptions)
+                raise body.retry(asked, cause)
+            case None:
+                raise verdict.lost(launch, ended, reading.tail)
+            case refused:
+                raise verdict.error(launch, refused)
+
+    def _executor_name(self, body: Body, spec: ContainerSpec) -> str:
+        if body.name.startswith("celery."):
+            return "inline"  # Celery's own glue (chord_unlock, backend_cleanup) needs the broker
+        asked = spec.executor or body.routed() or "docker"
+        # "docker" means a sandbox on the worker's own host; which kind of sandbox, that host decides.
+        return self._settings.executor if asked == "docker" else asked
+
+    def _launch(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs, start: int) -> Launch:
+        launch_id = launches.sandbox_name(job.id, int(body.request.retries or 0), start)
+        if body.is_command:
+            argv, env, payload = _command(body, args, kwargs), spec.env or {}, None
+        else:
+            argv = (spec.python or "python3", "-c", bootstrap())
+            env = launches.runner_env(spec)
+            payload = self._payload(body, job, spec, args, kwargs, self._nonce(launch_id))
+        return Launch(
+            id=launch_id,
+            task=body.name,
+            task_id=job.id,
+            spec=spec,
+            argv=argv,
+            env=env,
+            payload=payload,
+            labels=launches.labels(self._settings.installation, self._worker, body.name, job.id, spec),
+        )
+
+    def _payload(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs, nonce: str) -> bytes:
+        limit = self._settings.payload_max_bytes
+        code = b""
+        if spec.code == "ship":
+            code = bundle(body.module, body.file or "", spec.code_root, limit).data
+        request = body.request
+        header = launches.header(
+            nonce=nonce,
+            request={
+                "id": job.id,
+                "name": body.name,
+                "retries": request.retries or 0,
+                "max_retries": body.task.max_retries,
+                "root_id": request.root_id,
+                "parent_id": request.parent_id,
+                "group": request.group,
+                "hostname": self._worker,
+            },
+            target={"module": body.module, "qualname": body.qualname, "bind": body.bind},
+            args=args,
+            kwargs=kwargs,
+            limits=(job.soft_limit, job.hard_limit),
+            result_max_bytes=self._settings.result_max_bytes,
+            code=spec.code or "ship",
+        )
+        return launches.pack(body.name, dumps(header), code, limit)
+
+    def _run_inline(
+        self, executor: Executor, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs
+    ) -> object:
+        launch = Launch(
+            id=job.sandbox,
+            task=body.name,
+            task_id=job.id,
+            spec=spec,
+            argv=(),
+            env={},
+            payload=None,
+            labels={},
+            body=lambda: body.call(*args, **kwargs),
+        )
+        job.running()
+        try:
+            return executor.run(launch, lambda stream, chunk: False).value
+        finally:
+            job.stopped()
+            if job.ended is not None:
+                # Nothing can end a thread; what Celery was told of its end must not be replaced by its return.
+                raise Ended
+
+    def _nonce(self, launch_id: str) -> str:
+        return hmac.new(self._secret, launch_id.encode(), hashlib.sha256).hexdigest()[:32]
+
+    def _back_off(self, job: Job, error: CellworkError, attempt: int) -> None:
+        # Half of it at random, so that the tasks of an engine that restarts do not all return at once.
+        seconds = self._settings.infra_backoff * 2**attempt * random.uniform(0.5, 1.0)  # noqa: S311
+        what = "asks the engine again" if isinstance(error, EngineUnavailable) else "starts a new sandbox"
+        logger.warning("%s %s in %.1f s: %s", job.sandbox, what, seconds, error)
+        if job.wait_ended(seconds):
+            raise Ended
+
+
+def _command(body: Body, args: Args, kwargs: Kwargs) -> tuple[str, ...]:
+    argv = body.call(*args, **kwargs)
+    if isinstance(argv, str) or not isinstance(argv, list | tuple) or not all(isinstance(word, str) for word in argv):
+        raise InvalidSpec(
+            f"task {body.name}: its function must return the command as a list of strings, such as "
+            f'["sh", "-c", "…"]; it returned {argv!r:.200}'
+        )
+    return tuple(argv)
