@@ -58,21 +58,24 @@ def configure(app: A, **given: Any) -> A:
     if getattr(app, "_cellwork", False):
         app.conf.update(cellwork={**(app.conf.get("cellwork") or {}), **given})
         return app
-    declared = [name for name in app._tasks if not name.startswith("celery.")]
-    if declared or app._pending:
-        what = ", ".join(declared) or f"{len(app._pending)} tasks"
+    # Private parts of Celery, and attributes that it does not declare: Any says so to the type checker.
+    inner: Any = app
+    declared = [name for name in inner._tasks if not name.startswith("celery.")]
+    if declared or inner._pending:
+        what = ", ".join(declared) or f"{len(inner._pending)} tasks"
         raise InvalidSetting(f"configure(app) comes too late: {what} declared before; call it right after Celery(…)")
-    app._cellwork = True
+    inner._cellwork = True
     app.add_defaults(lambda: {**DEFAULTS, "cellwork": given})
-    base = app.task_cls
+    base: Any = inner.task_cls
     if base == "celery.app.task:Task":
-        app.task_cls = Task
+        inner.task_cls = Task
     elif isinstance(base, type) and issubclass(base, CeleryTask):
-        app.task_cls = type(base.__name__, (Task, base), {"__module__": base.__module__})
+        bases: tuple[Any, ...] = (Task, base)
+        inner.task_cls = type(str(base.__name__), bases, {"__module__": base.__module__})
     else:
         raise InvalidSetting(f"configure(app): task_cls={base!r} is not accepted; give the class itself")
-    app.task = _checked_task(app, app.task)
-    app.send_task = _checked_send(app, app.send_task)
+    inner.task = _checked_task(app, app.task)
+    inner.send_task = _checked_send(app, app.send_task)
     return app
 
 
@@ -122,7 +125,7 @@ _SEND_OPTIONS = frozenset(
 )  # fmt: skip
 
 
-def _checked_send(app: Celery, send: Callable[..., Any]) -> Callable[..., Any]:
+def _checked_send(app: Any, send: Callable[..., Any]) -> Callable[..., Any]:
     """``app.send_task``, where all of delay, apply_async, canvas and retry end: checks, routes, writes the header."""
 
     @functools.wraps(send)
@@ -161,7 +164,7 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
             raise specs.unknown_option(name, option, value, FIELDS | _SEND_OPTIONS)
 
 
-def _routed_by_user(app: Celery, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any) -> bool:
+def _routed_by_user(app: Any, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any) -> bool:
     """True where the app's own task_routes say where this task goes."""
     router = app.amqp.router
     return bool(router.routes) and router.lookup_route(name, args or (), kwargs or {}, options, task) is not None

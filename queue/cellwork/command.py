@@ -31,7 +31,9 @@ def command(
     """
 
     def decorator(function: Callable[..., list[str]]) -> Any:
-        declare = app.task(name=name, image=image, result=result, cellwork_command=True, **options)
-        return declare(function)
+        if name is not None:
+            options["name"] = name
+        declare: Any = app.task
+        return declare(image=image, result=result, cellwork_command=True, **options)(function)
 
     return decorator

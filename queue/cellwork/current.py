@@ -2,7 +2,7 @@
 
 import logging
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from celery import current_task
 from celery.utils.log import get_task_logger
@@ -13,7 +13,7 @@ class Current:
 
     @property
     def _task(self) -> Any:
-        task = current_task._get_current_object()
+        task = cast(Any, current_task)._get_current_object()
         if task is None or not task.request.id:
             raise RuntimeError("cellwork.current is only there while a task runs")
         return task

@@ -73,7 +73,7 @@ def parse(data: object) -> Outcome:
         InvalidDocument: it is none.
     """
     try:
-        return msgspec.convert(data, Outcome)  # type: ignore[arg-type, no-any-return]
+        return msgspec.convert(data, Outcome)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         raise InvalidDocument(f"not an outcome: {error}") from None
 

@@ -83,8 +83,7 @@ def test_a_hard_limit_kills_the_container(tasks, containers):
 
 def test_revoke_with_terminate_ends_a_running_task_and_its_container(tasks, shop, containers, shared_worker):
     result = tasks.stubborn.delay(60)
-    wait_until(lambda: any(c["State"] == "running" for c in containers()), timeout=TIMEOUT, what="its container")
-    wait_until(lambda: shared_worker.inspect("active"), what="the task to be active")
+    wait_until(lambda: "| has started" in shared_worker.text, timeout=TIMEOUT, what="the body to run")
     result.revoke(terminate=True)
     with pytest.raises(TaskRevokedError):
         result.get(timeout=TIMEOUT)

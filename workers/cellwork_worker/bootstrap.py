@@ -1,4 +1,4 @@
-"""The runner as one argument of ``python3 -c``: it is injected, so any image with Python 3.8 or newer works as it is."""
+"""The runner as one argument of ``python3 -c``: injected, so any image with Python 3.8 or newer works as it is."""
 
 import base64
 import functools

@@ -1,7 +1,9 @@
 """What this worker allows. Checked before anything starts; the task has no say in it. Pure."""
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
+from typing import Any
 
 import msgspec
 
@@ -42,7 +44,7 @@ def check(task: str, spec: ContainerSpec, policy: Policy) -> None:
         _allow(task, "devices", device.split(":")[0], policy.devices)
     if spec.runtime is not None:
         _allow(task, "runtime", spec.runtime, policy.runtimes)
-    ceilings = (
+    ceilings: tuple[tuple[str, Any, Any, Callable[[Any], str]], ...] = (
         ("cpus", spec.cpus, policy.max_cpus, str),
         ("memory", spec.memory, policy.max_memory, format_bytes),
         ("pids", spec.pids, policy.max_pids, str),

@@ -18,7 +18,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool
-from celery.concurrency.prefork import _run_ready_callbacks
+from celery.concurrency.prefork import _run_ready_callbacks  # type: ignore[attr-defined]
 from celery.exceptions import ImproperlyConfigured, Terminated, WorkerLostError
 from kombu.asynchronous import get_event_loop
 
@@ -85,7 +85,7 @@ class SandboxPool(BasePool):
         """Called at every (re)connection: the event loop forgets its readers when a connection breaks."""
         hub.add_reader(self._wake, self._drain)
 
-    def on_apply(
+    def on_apply(  # type: ignore[override]
         self,
         target: Callable[..., Any],
         args: tuple[Any, ...],
@@ -164,10 +164,11 @@ class SandboxPool(BasePool):
         deadline = time.monotonic() + _COLD_GRACE
         while self._running and (left := deadline - time.monotonic()) > 0:
             try:
-                job, _ = self._done.get(timeout=left)
+                over, _ = self._done.get(timeout=left)
             except queue.Empty:
                 break
-            self._running.pop(job, None)  # type: ignore[arg-type]
+            if over is not None:
+                self._running.pop(over, None)
         for job in self._running:
             logger.error("%s was still there %.0f s after it was killed", job.sandbox, _COLD_GRACE)
         self._leave()
@@ -178,7 +179,7 @@ class SandboxPool(BasePool):
         return self.limit
 
     def _get_info(self) -> dict[str, Any]:
-        info = super()._get_info()
+        info: dict[str, Any] = super()._get_info()  # type: ignore[misc]
         info["max-concurrency"] = self.limit
         info["busy"] = len(self._running)
         info["sandboxes"] = [job.sandbox for job in self._running]

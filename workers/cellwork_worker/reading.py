@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable
 
 from celery import states
-from cellwork.settings import Settings
 
 from cellwork import outcome
+from cellwork.settings import Settings
 from cellwork_worker.executors.base import STDERR, STDOUT
 from cellwork_worker.frames import Broken, Frame, FrameParser
 

@@ -9,12 +9,12 @@ from signal import SIGTERM
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
-from cellwork.settings import Settings
 from kombu.utils.json import dumps
 
 from cellwork import outcome
 from cellwork import spec as specs
 from cellwork.errors import CellworkError, EngineUnavailable, InvalidSpec, SandboxLost
+from cellwork.settings import Settings
 from cellwork.spec import ContainerSpec
 from cellwork_worker import launch as launches
 from cellwork_worker import policy, verdict
@@ -124,7 +124,8 @@ class Supervisor:
             case outcome.Failure() as failure:
                 raise verdict.rebuild(failure, body.owns, body.named_exceptions)
             case outcome.RetryRequest() as asked:
-                cause = asked.error and verdict.rebuild(asked.error, body.owns, body.named_exceptions)
+                error = asked.error
+                cause = None if error is None else verdict.rebuild(error, body.owns, body.named_exceptions)
                 raise body.retry(asked, cause)
             case None:
                 raise verdict.lost(launch, ended, reading.tail)

@@ -151,6 +151,7 @@ def sleep(seconds):
 def stubborn(seconds):
     """Cleans up at SIGTERM before it goes."""
     try:
+        print("has started", flush=True)
         time.sleep(seconds)
     finally:
         print("cleaned up", flush=True)

@@ -36,13 +36,27 @@ def find(target, name, running):
     for part in target["qualname"].split("."):
         found, owner = getattr(found, part), found
     # Where Celery is installed in the image, a task is found instead of its function.
-    if hasattr(found, "apply_async") and hasattr(found, "run"):
-        found = getattr(found, "_orig_run", found.run)
-        found = getattr(found, "__func__", found)
+    if hasattr(found, "push_request") and not isinstance(found, type):
+        return _of_real_task(found, target["bind"], running)
     if not target["bind"]:
         return found
     base = owner if isinstance(owner, type) else getattr(found, "__cellwork__", {}).get("base")
     return _bound(found, base, name, running)
+
+
+def _of_real_task(task, bind, running):
+    function = getattr(task, "_orig_run", task.run)
+    if not bind:
+        return function
+    task.push_request(**vars(running.request))
+    _lend(task, running)
+    return function
+
+
+def _lend(task, running):
+    """Give a task object the methods that need the supervisor."""
+    for method in ("update_state", "retry"):
+        setattr(task, method, getattr(running, method))
 
 
 def _bound(function, base, name, running):
@@ -52,8 +66,7 @@ def _bound(function, base, name, running):
         registered = standins.registry.get(name)
         me = registered if isinstance(registered, base) else base()
         me.__dict__.update((key, value) for key, value in vars(running).items() if not key.startswith("_"))
-        for method in ("update_state", "retry"):
-            setattr(me, method, getattr(running, method))
+        _lend(me, running)
     return lambda *args, **kwargs: function(me, *args, **kwargs)
 
 

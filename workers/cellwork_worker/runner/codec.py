@@ -1,4 +1,4 @@
-"""Values: JSON with Celery's extra types (docs/protocol.md, "Values"). The modules of these types are loaded when met."""
+"""Values: JSON with Celery's extra types (docs/protocol.md, "Values"); their modules are loaded when one is met."""
 
 import base64
 import json

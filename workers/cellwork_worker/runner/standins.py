@@ -1,4 +1,4 @@
-"""Stand-ins for celery and cellwork, so that a task's module can be imported where neither is installed.
+"""Stand-ins for cellwork, and for celery where it is not installed, so that a task's module can be imported.
 
 Decorators give the function back. What would need a broker says so when it is called.
 """
@@ -183,14 +183,15 @@ def _missing(module):
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Last on sys.meta_path, so that what the image really has wins."""
+    """Answers imports of some packages with stand-ins."""
 
-    packages = ("celery", "cellwork", "kombu")
+    def __init__(self, *packages):
+        self._packages = packages
 
     def find_spec(self, fullname, path=None, target=None):
         top = fullname.partition(".")[0]
-        real = top in sys.modules and not hasattr(sys.modules[top], "__stand_in__")
-        if top not in self.packages or real:
+        installed = top in sys.modules and not hasattr(sys.modules[top], "__stand_in__")
+        if top not in self._packages or installed:
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
@@ -204,5 +205,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install():
-    """Answer imports of celery and cellwork that the image cannot."""
-    sys.meta_path.append(Finder())
+    """Answer imports of cellwork, and of celery where the image has none."""
+    # In front: `cellwork.current` means this task here, even where the package is installed.
+    sys.meta_path.insert(0, Finder("cellwork"))
+    sys.meta_path.append(Finder("celery", "kombu"))

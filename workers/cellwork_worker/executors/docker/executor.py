@@ -247,6 +247,6 @@ class DockerExecutor:
 
 def _refused(launch: Launch, error: APIError) -> Exception:
     """The engine's refusal to create or start, for the one who wrote the spec."""
-    if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR and "no such file" not in answer(error).lower():
+    if (error.status_code or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR and "no such file" not in answer(error).lower():
         return EngineUnavailable(f"task {launch.task}: the engine could not start sandbox {launch.id}: {answer(error)}")
     return InvalidSpec(f"task {launch.task}: the engine refuses sandbox {launch.id}: {answer(error)}")

@@ -4,6 +4,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import requests
 
@@ -35,12 +36,10 @@ def chunks(read: Callable[[int], bytes]) -> Iterator[tuple[int, bytes]]:
 class Attached:
     """A container's standard streams, connected before it starts."""
 
-    def __init__(self, raw: object) -> None:
+    def __init__(self, raw: Any) -> None:
         """`raw`: what docker-py's ``attach_socket`` gives: a socket, or a file around one."""
         self._raw = raw  # kept: closing the file closes the connection
-        sock = getattr(raw, "_sock", raw)
-        assert isinstance(sock, socket.socket) or hasattr(sock, "recv")
-        self._sock: socket.socket = sock
+        self._sock: socket.socket = getattr(raw, "_sock", raw)
         # docker-py sets its answer timeout on the socket; a task may well be silent for longer.
         self._sock.settimeout(None)
 

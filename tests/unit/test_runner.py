@@ -1,0 +1,288 @@
+"""The runner, as a real process under every Python that is here, without an executor around it."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from waiting import wait_until
+
+from cellwork import outcome
+from cellwork_worker.bootstrap import bootstrap
+from cellwork_worker.frames import Frame, FrameParser
+
+NONCE = "ab" * 16
+PYTHONS = sorted({p for v in range(8, 15) if (p := shutil.which(f"python3.{v}"))})
+
+
+def _usable(python: str) -> bool:
+    """A name on the path may be a version manager's stub."""
+    return subprocess.run([python, "-c", "pass"], capture_output=True, check=False).returncode == 0
+
+
+#: Without the packages of the virtual environment that the tests run in: neither celery nor cellwork.
+BARE = str(Path(sys.base_prefix) / "bin" / "python3")
+
+#: The first one has both.
+INTERPRETERS = [sys.executable, BARE, *(p for p in PYTHONS if _usable(p))]
+
+
+@dataclass
+class Ran:
+    """What came out."""
+
+    code: int = 0
+    output: bytes = b""
+    errors: bytes = b""
+    frames: list[Frame] = field(default_factory=list)
+
+    @property
+    def outcome(self) -> outcome.Outcome:
+        """The last frame's."""
+        assert self.frames[-1].kind == "outcome", self.frames
+        return outcome.parse(self.frames[-1].data)
+
+
+def payload(sources: dict[str, str], function: str = "tasks.run", **header: object) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as bundle:
+        for name, text in sources.items():
+            bundle.writestr(name, text)
+    module, _, qualname = function.partition(".")
+    task = {"id": "an-id", "name": "shop.run", "retries": 1, "max_retries": 3}
+    whole = {
+        "nonce": NONCE,
+        "task": task,
+        "target": {"module": module, "qualname": qualname, "bind": False},
+        "args": [],
+        "kwargs": {},
+        "soft_time_limit": None,
+        "time_limit": None,
+        "result_max_bytes": 1 << 20,
+        "code": "ship",
+        **header,
+    }
+    head = json.dumps(whole).encode()
+    return struct.pack(">QI", 4 + len(head) + len(archive.getvalue()), len(head)) + head + archive.getvalue()
+
+
+def start(python: str = BARE) -> "subprocess.Popen[bytes]":
+    pipe = subprocess.PIPE
+    return subprocess.Popen([python, "-c", bootstrap()], stdin=pipe, stdout=pipe, stderr=pipe, env={"PATH": os.defpath})
+
+
+def finish(process: "subprocess.Popen[bytes]", data: bytes | None = None) -> Ran:
+    out, err = process.communicate(data, timeout=60)
+    ran = Ran(process.returncode)
+    for stream, raw in (("output", out), ("errors", err)):
+        parser = FrameParser(NONCE, 10 << 20)
+        items = [*parser.feed(raw), parser.close()]
+        setattr(ran, stream, b"".join(item for item in items if isinstance(item, bytes)))
+        ran.frames = [item for item in items if isinstance(item, Frame)] if stream == "output" else ran.frames
+    return ran
+
+
+def run(body: str, python: str = BARE, **header: object) -> Ran:
+    return finish(start(python), payload({"tasks.py": body}, **header))
+
+
+@pytest.fixture(params=INTERPRETERS, ids=lambda path: os.path.basename(path))
+def python(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_values_go_in_and_come_back_on_every_python(python):
+    values = [1, "ü", {"__type__": "date", "__value__": "2026-11-23"}, {"__type__": "base64", "__value__": "/w=="}]
+    values += [{"__type__": "decimal", "__value__": "1.0"}, {"__type__": "uuid", "__value__": {"hex": "0" * 32}}]
+    ran = run("def run(*values): return list(values)", python, args=values)
+    assert ran.outcome == outcome.Success(outcome.loads(json.dumps(values)))
+    assert ran.code == 0
+
+
+def test_a_module_with_celery_and_cellwork_at_its_top_is_imported_without_either(python):
+    ran = run(
+        """
+from celery import Celery, shared_task, chain, group, signals
+from celery.exceptions import SoftTimeLimitExceeded, Ignore
+from celery.schedules import crontab
+from celery.utils.log import get_task_logger
+from kombu import Queue
+from cellwork import configure, command, current, image_imports
+from cellwork.errors import SandboxLost
+with image_imports():
+    import nowhere.at.all as nowhere
+    from nowhere import thing
+app = configure(Celery("x", broker="redis://x"), memory="1g")
+app.conf.update(a=1)
+app.conf.beat_schedule = {"x": {"schedule": crontab(minute=1)}}
+app.autodiscover_tasks()
+log = get_task_logger(__name__)
+@signals.task_prerun.connect
+def hook(**kwargs): pass
+@app.on_after_configure.connect
+def periodic(sender, **kwargs): pass
+@shared_task
+def other(): return "other"
+@app.task(image="x", autoretry_for=(SandboxLost,))
+def run(hint: "thing.X" = None): return [other(), current.id, current.retries, hook is not None]
+""",
+        python,
+    )
+    assert ran.outcome == outcome.Success(["other", "an-id", 1, True])
+
+
+def test_using_a_broker_inside_a_sandbox_says_why_there_is_none():
+    ran = run("from celery import shared_task\n@shared_task\ndef other(): pass\ndef run(): other.delay()")
+    assert isinstance(ran.outcome, outcome.Failure)
+    assert "a sandbox has no broker" in ran.outcome.text
+
+
+def test_a_package_of_several_modules_is_imported():
+    sources = {"shop/__init__.py": "", "shop/tasks.py": "from .deep.rates import RATE\ndef run(): return RATE"}
+    sources |= {"shop/deep/__init__.py": "", "shop/deep/rates.py": "RATE = 7"}
+    target = {"module": "shop.tasks", "qualname": "run", "bind": False}
+    assert finish(start(), payload(sources, target=target)).outcome == outcome.Success(7)
+
+
+@pytest.mark.parametrize("python", INTERPRETERS[:2], ids=["celery installed", "celery not installed"])
+def test_a_bound_task_of_a_base_class_has_both(python):
+    body = """
+from celery import shared_task, Task
+class Base(Task):
+    @property
+    def db(self): return "db"
+@shared_task(bind=True, base=Base)
+def run(self): return [self.db, self.request.id, self.request.retries]
+"""
+    target = {"module": "tasks", "qualname": "run", "bind": True}
+    assert run(body, python, target=target).outcome == outcome.Success(["db", "an-id", 1])
+    retrying = body.replace("return [", "raise self.retry(countdown=1, exc=KeyError()); return [")
+    assert isinstance(run(retrying, python, target=target).outcome, outcome.RetryRequest)
+
+
+def test_a_long_outcome_comes_in_parts_and_an_open_line_stays_as_it_was():
+    ran = run("import sys\ndef run():\n    sys.stdout.write('open'); return 'x\"' * 100000")
+    assert ran.outcome == outcome.Success('x"' * 100000)
+    assert ran.output == b"open"
+
+
+def test_progress_is_sent_and_final_states_are_refused():
+    body = "from cellwork import current\ndef run():\n    current.update_state(state='HALF', meta={'n': 1})\n"
+    ran = run(body + "    current.update_state(state='SUCCESS')")
+    assert ran.frames[0] == Frame("state", {"state": "HALF", "meta": {"n": 1}})
+    assert isinstance(ran.outcome, outcome.Failure)
+    assert ran.outcome.type == "builtins.ValueError"
+
+
+def test_retry_is_an_outcome_with_its_options_and_its_reason():
+    ran = run("from cellwork import current\ndef run(): current.retry(exc=KeyError('x'), countdown=3, args=[1])")
+    assert isinstance(ran.outcome, outcome.RetryRequest)
+    assert (ran.outcome.options.countdown, ran.outcome.options.args) == (3, [1])
+    assert ran.outcome.error is not None
+    assert ran.outcome.error.type == "builtins.KeyError"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("{'rows': [1, {'price': object()}]}", r"$.rows[1].price is of type builtins.object"),
+        ("float('nan')", "$ is nan"),
+        ("{(1, 2): 3}", "a key of $ is (1, 2)"),
+        ("{1, 2}", "$ is of type builtins.set"),
+    ],
+)
+def test_a_value_that_json_cannot_carry_is_named_by_its_path(value, says):
+    ended = run(f"def run(): return {value}").outcome
+    assert isinstance(ended, outcome.Invalid)
+    assert says in ended.detail
+
+
+def test_a_value_that_is_too_large_is_named_with_its_size():
+    ended = run("def run(): return 'x' * 2000", result_max_bytes=1000).outcome
+    assert ended == outcome.TooLarge(2002, 1000)
+
+
+@pytest.mark.parametrize(
+    "exception",
+    [
+        "def __str__(self): raise SystemExit",
+        "def __repr__(self): return 1\n    __str__ = __repr__",
+        "args = property(lambda self: 1 / 0)",
+        "__module__ = property(lambda self: 1 / 0)",
+    ],
+)
+def test_an_exception_that_misbehaves_is_an_outcome_all_the_same(exception):
+    ran = run(f"class Bad(Exception):\n    {exception}\ndef run(): raise Bad('x')")
+    assert isinstance(ran.outcome, outcome.Failure)
+
+
+def test_a_message_of_100_mb_is_cut():
+    ended = run("def run(): raise ValueError('x' * (100 << 20))").outcome
+    assert isinstance(ended, outcome.Failure)
+    assert len(ended.text) + len(ended.traceback) + len(str(ended.args)) < 1 << 20
+
+
+def test_the_traceback_begins_at_the_tasks_own_frames():
+    ended = run("def deep(): return 1 / 0\ndef run(): return deep()").outcome
+    assert isinstance(ended, outcome.Failure)
+    assert "in deep" in ended.traceback
+    assert "_cellwork_runner" not in ended.traceback
+
+
+def test_the_soft_limit_is_raised_in_the_body():
+    body = "import time\nfrom celery.exceptions import SoftTimeLimitExceeded\ndef run():\n    try: time.sleep(60)\n"
+    ran = run(body + "    except SoftTimeLimitExceeded: return 'noticed'", soft_time_limit=0.3)
+    assert ran.outcome == outcome.Success("noticed")
+
+
+def test_sigterm_runs_finally_blocks_and_gives_no_outcome():
+    process = start()
+    body = "import time\ndef run():\n    try:\n        print('in', flush=True)\n        time.sleep(60)\n"
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(payload({"tasks.py": body + "    finally: print('clean', flush=True)"}))
+    process.stdin.flush()
+    assert process.stdout.readline() == b"in\n"
+    process.send_signal(signal.SIGTERM)
+    ran = finish(process)
+    assert ran.output == b"clean\n"
+    assert ran.frames == []
+    assert ran.code == 128 + signal.SIGTERM
+
+
+def test_a_runner_whose_worker_left_before_the_payload_ends_by_itself():
+    process = start()
+    assert process.stdin is not None
+    process.stdin.close()
+    wait_until(lambda: process.poll() is not None, what="the runner to end")
+    assert process.returncode == 0
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
+
+
+def test_a_bundle_that_points_outside_of_itself_is_refused():
+    ran = finish(start(), payload({"../evil.py": "", "tasks.py": "def run(): return 1"}))
+    assert isinstance(ran.outcome, outcome.Failure)
+    assert "outside" in ran.outcome.text
+
+
+def test_leaving_the_process_gives_no_outcome_and_threads_do_not_keep_it():
+    assert run("import os\ndef run(): os._exit(0)").frames == []
+    body = "import threading, time\ndef run():\n    threading.Thread(target=time.sleep, args=(60,)).start()"
+    assert run(body).outcome == outcome.Success(None)
+
+
+def test_sys_exit_and_an_import_error_are_the_bodys_failure():
+    for body, kind in (("import sys\ndef run(): sys.exit(3)", "SystemExit"), ("import nowhere", "ModuleNotFoundError")):
+        ended = run(body).outcome
+        assert isinstance(ended, outcome.Failure)
+        assert ended.type == f"builtins.{kind}"
