@@ -65,7 +65,9 @@ def configure(app: A, **given: Any) -> A:
         what = ", ".join(declared) or f"{len(inner._pending)} tasks"
         raise InvalidSetting(f"configure(app) comes too late: {what} declared before; call it right after Celery(…)")
     inner._cellwork = True
-    app.add_defaults(lambda: {**DEFAULTS, "cellwork": given})
+    # Evaluated once Celery has read the user's settings: what those say is left out.
+    app.add_defaults(lambda: {key: value for key, value in DEFAULTS.items() if not _says(inner._conf, key)})
+    app.add_defaults(lambda: {"cellwork": given})
     base: Any = inner.task_cls
     if base == "celery.app.task:Task":
         inner.task_cls = Task
@@ -77,6 +79,11 @@ def configure(app: A, **given: Any) -> A:
     inner.task = _checked_task(app, app.task)
     inner.send_task = _checked_send(app, app.send_task)
     return app
+
+
+def _says(conf: Any, key: str) -> bool:
+    """True where the user's own settings have `key`. Celery puts defaults that are added before a config object's."""
+    return any(spelling in level for level in conf.maps[:-1] for spelling in conf._to_keys(key))
 
 
 def require_json(app: Celery) -> None:

@@ -16,6 +16,8 @@ _DECORATOR_OPTIONS = frozenset(
         "name", "base", "bind", "shared", "filter", "lazy", "pydantic", "pydantic_strict", "pydantic_context",
         "pydantic_dump_kwargs", "autoretry_for", "dont_autoretry_for", "retry_kwargs", "retry_backoff",
         "retry_backoff_max", "retry_jitter", "max_retries", "cellwork_command",
+        # Defaults of its calls (``celery.app.task.extract_exec_options``).
+        "queue", "routing_key", "exchange", "immediate", "mandatory", "delivery_mode", "compression", "priority",
     }
 )  # fmt: skip
 

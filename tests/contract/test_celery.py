@@ -25,7 +25,7 @@ def test_these_are_the_versions_it_was_written_against():
 def test_autoretry_keeps_the_body_as_orig_run_and_looks_it_up_at_each_call():
     app = Celery(set_as_current=False)
 
-    @app.task(autoretry_for=(KeyError,), max_retries=0)
+    @app.task(autoretry_for=(KeyError,), max_retries=0, shared=False)
     def body():
         return "real"
 
@@ -36,7 +36,7 @@ def test_autoretry_keeps_the_body_as_orig_run_and_looks_it_up_at_each_call():
 def test_the_tracer_calls_run_as_it_is_when_it_is_built():
     app = Celery(set_as_current=False, broker="memory://")
 
-    @app.task
+    @app.task(shared=False)
     def body():
         return "real"
 
