@@ -145,6 +145,13 @@ def test_using_a_broker_inside_a_sandbox_says_why_there_is_none():
     assert "a sandbox has no broker" in ran.outcome.text
 
 
+def test_a_library_whose_attributes_import_is_left_alone():
+    lazy = "def __getattr__(name):\n    import lazy.inner\n    raise AttributeError(name)\n"
+    sources = {"lazy/__init__.py": lazy, "lazy/inner.py": "", "tasks.py": "import lazy\ndef run():\n"}
+    sources["tasks.py"] += "    return hasattr(lazy, 'x')"
+    assert finish(start(), payload(sources)).outcome == outcome.Success(False)
+
+
 def test_a_package_of_several_modules_is_imported():
     sources = {"shop/__init__.py": "", "shop/tasks.py": "from .deep.rates import RATE\ndef run(): return RATE"}
     sources |= {"shop/deep/__init__.py": "", "shop/deep/rates.py": "RATE = 7"}

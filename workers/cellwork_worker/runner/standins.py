@@ -190,8 +190,10 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, fullname, path=None, target=None):
         top = fullname.partition(".")[0]
-        installed = top in sys.modules and not hasattr(sys.modules[top], "__stand_in__")
-        if top not in self._packages or installed:
+        if top not in self._packages:
+            return None
+        # vars(), not hasattr(): a module's own __getattr__ may import, and would ask here again.
+        if top in sys.modules and "__stand_in__" not in vars(sys.modules[top]):
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
