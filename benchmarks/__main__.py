@@ -76,8 +76,10 @@ def main() -> None:
     with variants(["plain", "handwritten", "ours"], concurrency=8) as running:
         by_name = {variant.name: variant for variant in running}
         measured: dict[str, Callable[[], float]] = {variant.name: round_trip(variant) for variant in running}
-        measured |= {"bare engine calls": Bare(), "executor, no queue": Direct()}
+        direct = Direct()
+        measured |= {"bare engine calls": Bare(), "executor, no queue": direct}
         seconds = latency(measured, options.calls)
+        direct.close()
         results["latency"] = seconds
         print_latency(seconds, "handwritten")
 

@@ -61,5 +61,9 @@ class Direct:
         began = time.perf_counter()
         self._executor.run(one, lambda stream, chunk: False)
         took = time.perf_counter() - began
-        self._executor.sweep(frozenset())
+        self._executor._remover.wait()
         return took
+
+    def close(self) -> None:
+        """Remove its namespace holders."""
+        self._executor.sweep(frozenset())

@@ -218,3 +218,8 @@ def _read(path):
             return int(file.read())
     except (OSError, ValueError):
         return None
+
+
+@app.task
+def code_file():
+    return __file__

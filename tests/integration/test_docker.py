@@ -1,0 +1,183 @@
+"""What only the Docker executor has: adoption, network namespaces that are reused, images that are not there."""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from waiting import wait_until
+
+from cellwork.errors import ImageUnavailable, InvalidSpec, SandboxLost
+from cellwork.spec import ContainerSpec, parse
+from cellwork_worker.executors.base import STARTED, STDOUT
+from cellwork_worker.executors.docker import DockerExecutor
+from cellwork_worker.executors.docker.container import container_config
+from cellwork_worker.hardening import harden
+from cellwork_worker.launch import Launch
+
+BUSYBOX = "cellwork/busybox:base"
+
+
+@pytest.fixture
+def make_executor(engine, installation) -> Iterator[Callable[[str], DockerExecutor]]:
+    made: list[DockerExecutor] = []
+
+    def make(worker: str) -> DockerExecutor:
+        made.append(DockerExecutor(installation=installation, worker=worker))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.sweep(frozenset())
+        assert executor.sweep(frozenset()) == []
+
+
+@pytest.fixture
+def launch(installation) -> Callable[..., Launch]:
+    def make(script: str, *, name: str | None = None, worker: str = "one", **options: object) -> Launch:
+        spec = parse("t", {"image": BUSYBOX, "memory": "64m", "pull": "never", **options})
+        return Launch(
+            id=name or f"cellwork-{uuid.uuid4().hex}-0",
+            task="t",
+            task_id="t",
+            spec=harden("t", spec, ContainerSpec()),
+            argv=("sh", "-c", script),
+            env={},
+            payload=None,
+            labels={"cellwork.installation": installation, "cellwork.worker": worker},
+        )
+
+    return make
+
+
+class Output:
+    """Collects what a sandbox prints."""
+
+    def __init__(self) -> None:
+        self.text = b""
+        self.started = threading.Event()
+
+    def __call__(self, stream: int, chunk: bytes) -> bool:
+        if stream == STARTED:
+            self.started.set()
+        elif stream == STDOUT:
+            self.text += chunk
+        return False
+
+
+def test_a_running_sandbox_that_already_has_this_name_is_adopted_with_all_its_output(make_executor, launch, engine):
+    one = launch("echo first; sleep 2; echo last; exit 4")
+    # What a worker that was killed leaves behind.
+    engine.api.create_container_from_config(container_config(one, 1 << 20), one.id)
+    engine.api.start(one.id)
+    wait_until(lambda: engine.api.logs(one.id) == b"first\n", what="the first line")
+    seen = Output()
+    exit_ = make_executor("two").run(launch("echo again", name=one.id, worker="two"), seen)
+    assert seen.text == b"first\nlast\n"
+    assert (exit_.adopted, exit_.code) == (True, 4)
+
+
+def test_a_sandbox_that_has_ended_with_its_output_unread_is_adopted(make_executor, launch, engine):
+    one = launch("echo all of it; exit 3")
+    engine.api.create_container_from_config(container_config(one, 1 << 20), one.id)
+    engine.api.start(one.id)
+    engine.api.wait(one.id)
+    seen = Output()
+    exit_ = make_executor("two").run(one, seen)
+    assert seen.text == b"all of it\n"
+    assert (exit_.adopted, exit_.code) == (True, 3)
+
+
+def test_a_container_that_was_created_but_never_started_is_made_anew(make_executor, launch, engine):
+    one = launch("echo ran")
+    engine.api.create_container(BUSYBOX, name=one.id, labels=one.labels)
+    seen = Output()
+    assert make_executor("one").run(one, seen).adopted is False
+    assert seen.text == b"ran\n"
+
+
+def test_sandboxes_at_the_same_time_never_share_a_network_namespace(make_executor, launch):
+    executor = make_executor("one")
+    outputs = [Output() for _ in range(4)]
+    script = "readlink /proc/self/ns/net; sleep 1"
+    threads = [threading.Thread(target=executor.run, args=(launch(script), output)) for output in outputs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({output.text for output in outputs}) == 4
+
+
+def test_a_namespace_is_reused_empty_and_a_fresh_one_is_there_for_the_asking(make_executor, launch):
+    executor = make_executor("one")
+    namespaces = []
+    leaves = "readlink /proc/self/ns/net; nc -l -p 4444 & nc -l -p 4445 -s 127.0.0.1 & sleep 0.2"
+    looks = "readlink /proc/self/ns/net; cat /proc/net/tcp /proc/net/unix | grep -v -e sl -e Num | wc -l"
+    for script, options in ((leaves, {}), (looks, {}), (looks, {"fresh_network": True})):
+        seen = Output()
+        executor.run(launch(script, **options), seen)
+        # Its namespace is free once it is gone.
+        executor._remover.wait()
+        namespaces.append(seen.text.decode().split())
+    assert namespaces[1] == [namespaces[0][0], "0"], "the same namespace, with nothing left in it"
+    assert namespaces[2][0] != namespaces[0][0]
+
+
+def test_a_holder_that_was_killed_is_replaced_unseen(make_executor, launch, engine, installation):
+    executor = make_executor("one")
+    executor.run(launch("true"), Output())
+    executor._remover.wait()
+    filters = {"label": ["cellwork.holder=1", f"cellwork.installation={installation}", "cellwork.worker=one"]}
+    for holder in engine.api.containers(filters=filters):
+        engine.api.kill(holder["Id"])
+    seen = Output()
+    assert executor.run(launch("echo ran"), seen).code == 0
+    assert seen.text == b"ran\n"
+
+
+def test_an_image_that_is_not_there_is_named_with_what_to_do(make_executor, launch):
+    executor = make_executor("one")
+    with pytest.raises(ImageUnavailable, match="image cellwork/nowhere:1 is not on the engine"):
+        executor.run(launch("true", image="cellwork/nowhere:1"), Output())
+    with pytest.raises(ImageUnavailable, match=r"cannot pull image localhost:1/nowhere:1.*docker load"):
+        executor.run(launch("true", image="localhost:1/nowhere:1", pull="missing"), Output())
+
+
+def test_a_program_that_is_not_in_the_image_is_named(make_executor, launch):
+    import msgspec
+
+    missing = msgspec.structs.replace(launch(""), argv=("no-such-program",))
+    with pytest.raises(InvalidSpec, match="no-such-program"):
+        make_executor("one").run(missing, Output())
+
+
+def test_a_sandbox_that_is_removed_from_outside_is_lost(make_executor, launch, engine):
+    executor, one, seen = make_executor("one"), launch("sleep 60"), Output()
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            failure.append(SandboxLost(str(executor.run(one, seen).killed)))
+        except SandboxLost as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert seen.started.wait(20)
+    engine.api.remove_container(one.id, force=True)
+    thread.join(20)
+    assert failure, "it came back"
+
+
+# The SDK leaves the socket open whose connection was refused.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_stopping_an_engine_that_does_not_answer_gives_the_sandbox_up():
+    from cellwork.errors import EngineUnavailable
+
+    executor = DockerExecutor(installation="x", worker="x", base_url="unix:///nowhere.sock")
+    began = time.monotonic()
+    with pytest.raises(EngineUnavailable, match=r"no Docker engine answers at .*nowhere\.sock"):
+        executor.stop("cellwork-x", 9)
+    assert executor.check().ok is False
+    assert time.monotonic() - began < 20
