@@ -170,8 +170,6 @@ def test_a_sandbox_that_is_removed_from_outside_is_lost(make_executor, launch, e
     assert failure, "it came back"
 
 
-# The SDK leaves the socket open whose connection was refused.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_stopping_an_engine_that_does_not_answer_gives_the_sandbox_up():
     from cellwork.errors import EngineUnavailable
 
