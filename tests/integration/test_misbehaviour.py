@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from cellwork.errors import ImageUnavailable, PolicyViolation
+from cellwork.errors import ImageUnavailable, InvalidSpec, PolicyViolation
 
 TIMEOUT = 110
 
@@ -16,6 +16,11 @@ def test_an_image_that_does_not_exist_fails_the_task_at_once(tasks):
 def test_what_the_policy_refuses_is_not_started(tasks):
     with pytest.raises(PolicyViolation, match="network='host' is never allowed"):
         tasks.echo.apply_async((1,), network="host").get(timeout=TIMEOUT)
+
+
+def test_a_call_cannot_choose_which_folder_of_the_worker_is_shipped(tasks):
+    with pytest.raises(InvalidSpec, match="code_root='/etc' came with the call"):
+        tasks.echo.apply_async((1,), code_root="/etc").get(timeout=TIMEOUT)
 
 
 @pytest.mark.timeout(240)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import SoftTimeLimitExceeded
 
 from cellwork import spec as specs
-from cellwork.errors import CellworkError, CommandFailed, RemoteTaskError
+from cellwork.errors import CellworkError, CommandFailed, InvalidSpec, RemoteTaskError
 from cellwork.outcome import RetryRequest
 from cellwork.spec import ContainerSpec
 from cellwork_worker.job import Final, Job
@@ -75,7 +75,15 @@ class Body:
         stamps = {name: _first(value) for name, value in (self.request.stamps or {}).items() if name in specs.FIELDS}
         over = specs.from_header(self.name, stamps)
         header = self._header().get("spec")
-        return over if header is None else specs.merge(over, specs.from_header(self.name, header))
+        if header is not None:
+            over = specs.merge(over, specs.from_header(self.name, header))
+        if over.code_root is not None:
+            # A folder of this machine: whoever can send messages must not choose which of them is shipped.
+            raise InvalidSpec(
+                f"task {self.name}: code_root={over.code_root!r} came with the call; only the task's declaration "
+                f"may say it"
+            )
+        return over
 
     def routed(self) -> str | None:
         """The executor that the producer's router chose; None: it said nothing, or something unknown."""
