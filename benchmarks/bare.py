@@ -61,7 +61,7 @@ class Direct:
         began = time.perf_counter()
         self._executor.run(one, lambda stream, chunk: False)
         took = time.perf_counter() - began
-        self._executor._remover.wait()
+        self._executor._containers.remover.wait()
         return took
 
     def close(self) -> None:

@@ -35,6 +35,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_tail_bytes: int = 4096
     #: Seconds between a signal that asks a sandbox to end and the one that kills it.
     kill_grace: float = 10.0
+    #: Sandboxes started ahead of need, per shape (same options, image and code): kept however idle, and at most.
+    #: They follow the number of tasks that ran at once; `warm_max` 0 turns them off.
+    warm_min: int = 0
+    warm_max: int = 8
+    #: Seconds without a task of its shape after which a warm sandbox goes.
+    warm_idle_seconds: float = 60.0
+    #: Bytes: the memory limits of all warm sandboxes of a worker, added up.
+    warm_memory_bytes: int = 4 << 30
     #: What every task gets that does not say otherwise; same options as on a task.
     defaults: ContainerSpec = ContainerSpec()
     #: The worker's policy (cellwork_worker.policy.Policy).
@@ -43,7 +51,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     installation: str = "default"
 
 
-_SCALARS = {"executor": str, "installation": str, "infra_backoff": float, "kill_grace": float}
+_SCALARS = {
+    "executor": str,
+    "installation": str,
+    "infra_backoff": float,
+    "kill_grace": float,
+    "warm_idle_seconds": float,
+}
 
 
 def load(app: "Celery") -> Settings:

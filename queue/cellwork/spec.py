@@ -64,6 +64,10 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     code_root: str | None = None
     #: The interpreter inside the image.
     python: str | None = None
+    #: Modules imported before the task's own, ahead of need where the sandbox waits warm for it.
+    preload: tuple[str, ...] | None = None
+    #: May run in a sandbox that was started ahead of need. Each is used for one task all the same.
+    warm: bool | None = None
     #: Command tasks only: what becomes of standard output.
     result: Literal["text", "json", "none"] | None = None
 
@@ -143,6 +147,7 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "tmpfs": _tmpfs,
     "entrypoint": _words,
     "devices": _words,
+    "preload": _words,
     "dns": _words,
     "volumes": _words,
     "stop_grace": _positive,
@@ -161,6 +166,7 @@ _ACCEPTED: dict[str, str] = {
     "labels": "a mapping of strings to strings",
     "read_only": "True or False",
     "fresh_network": "True or False",
+    "warm": "True or False",
 }
 
 

@@ -118,7 +118,7 @@ def test_a_namespace_is_reused_empty_and_a_fresh_one_is_there_for_the_asking(mak
         seen = Output()
         executor.run(launch(script, **options), seen)
         # Its namespace is free once it is gone.
-        executor._remover.wait()
+        executor._containers.remover.wait()
         namespaces.append(seen.text.decode().split())
     assert namespaces[1] == [namespaces[0][0], "0"], "the same namespace, with nothing left in it"
     assert namespaces[2][0] != namespaces[0][0]
@@ -127,7 +127,7 @@ def test_a_namespace_is_reused_empty_and_a_fresh_one_is_there_for_the_asking(mak
 def test_a_holder_that_was_killed_is_replaced_unseen(make_executor, launch, engine, installation):
     executor = make_executor("one")
     executor.run(launch("true"), Output())
-    executor._remover.wait()
+    executor._containers.remover.wait()
     filters = {"label": ["cellwork.holder=1", f"cellwork.installation={installation}", "cellwork.worker=one"]}
     for holder in engine.api.containers(filters=filters):
         engine.api.kill(holder["Id"])

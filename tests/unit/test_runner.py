@@ -51,27 +51,39 @@ class Ran:
         return outcome.parse(self.frames[-1].data)
 
 
-def payload(sources: dict[str, str], function: str = "tasks.run", **header: object) -> bytes:
+def part(header: object, data: bytes = b"") -> bytes:
+    head = json.dumps(header).encode()
+    return struct.pack(">QI", 4 + len(head) + len(data), len(head)) + head + data
+
+
+def ahead(sources: dict[str, str], code: str = "ship", preload: tuple[str, ...] = ()) -> bytes:
+    """The part of a payload that comes before the task."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as bundle:
         for name, text in sources.items():
             bundle.writestr(name, text)
+    return part({"code": code, "preload": preload}, archive.getvalue())
+
+
+def task(function: str = "tasks.run", **header: object) -> bytes:
     module, _, qualname = function.partition(".")
-    task = {"id": "an-id", "name": "shop.run", "retries": 1, "max_retries": 3}
-    whole = {
-        "nonce": NONCE,
-        "task": task,
-        "target": {"module": module, "qualname": qualname, "bind": False},
-        "args": [],
-        "kwargs": {},
-        "soft_time_limit": None,
-        "time_limit": None,
-        "result_max_bytes": 1 << 20,
-        "code": "ship",
-        **header,
-    }
-    head = json.dumps(whole).encode()
-    return struct.pack(">QI", 4 + len(head) + len(archive.getvalue()), len(head)) + head + archive.getvalue()
+    return part(
+        {
+            "nonce": NONCE,
+            "task": {"id": "an-id", "name": "shop.run", "retries": 1, "max_retries": 3},
+            "target": {"module": module, "qualname": qualname, "bind": False},
+            "args": [],
+            "kwargs": {},
+            "soft_time_limit": None,
+            "time_limit": None,
+            "result_max_bytes": 1 << 20,
+            **header,
+        }
+    )
+
+
+def payload(sources: dict[str, str], function: str = "tasks.run", code: str = "ship", **header: object) -> bytes:
+    return ahead(sources, code) + task(function, **header)
 
 
 def start(python: str = BARE) -> "subprocess.Popen[bytes]":

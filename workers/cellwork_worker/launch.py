@@ -30,6 +30,10 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str]
     #: Goes to standard input, which is then closed. None: no input.
     payload: bytes | None
+    #: So many bytes of the payload, at its start, do not depend on the task and may be sent ahead of need. 0: none.
+    ahead: int = 0
+    #: The same for sandboxes that are alike before they have a task: see `shape`. Empty: must be started for this task.
+    shape: str = ""
     #: On the sandbox, so that it can be listed, adopted and swept.
     labels: dict[str, str]
     #: Only for the inline executor: the body, ready to be called.
@@ -66,26 +70,34 @@ def runner_env(spec: ContainerSpec) -> dict[str, str]:
     return {**_RUNNER_ENV, **(spec.env or {})}
 
 
-def pack(task: str, header: str, bundle: bytes, limit: int) -> bytes:
-    """The payload, as docs/protocol.md lays it out.
+def shape(spec: ContainerSpec, env: Mapping[str, str], code: str) -> str:
+    """What two sandboxes have in common that differ in nothing but their task.
 
     Args:
-        task: its name, for the message.
-        header: JSON, ASCII.
-        bundle: the zipped code, or nothing.
-        limit: most bytes.
+        spec: hardened.
+        env: of the sandbox.
+        code: the digest of the code that is sent ahead.
+    """
+    return hashlib.sha256(msgspec.json.encode((spec, env, code))).hexdigest()
+
+
+def pack(header: str, data: bytes = b"") -> bytes:
+    """One part of the payload, as docs/protocol.md lays it out. `header`: JSON, ASCII."""
+    head = header.encode("ascii")
+    return struct.pack(">QI", 4 + len(head) + len(data), len(head)) + head + data
+
+
+def check_size(task: str, ahead: int, rest: int, limit: int) -> None:
+    """Check the payload's two parts, in bytes.
 
     Raises:
-        PayloadTooLarge: it is longer than `limit`.
+        PayloadTooLarge: together they are longer than `limit`.
     """
-    head = header.encode("ascii")
-    size = 4 + len(head) + len(bundle)
-    if size > limit:
+    if ahead + rest > limit:
         raise PayloadTooLarge(
-            f"task {task}: its arguments ({len(head)} bytes) and code ({len(bundle)} bytes) are larger than "
+            f"task {task}: its arguments ({rest} bytes) and code ({ahead} bytes) are larger than "
             f"payload_max_bytes={limit}; put large data where the task can fetch it, and pass its address"
         )
-    return struct.pack(">QI", size, len(head)) + head + bundle
 
 
 def header(
@@ -97,9 +109,8 @@ def header(
     kwargs: Any,
     limits: tuple[float | None, float | None],
     result_max_bytes: int,
-    code: str,
 ) -> dict[str, Any]:
-    """The payload's header as plain values. `limits`: soft and hard time limit, seconds."""
+    """The header of the task's part as plain values. `limits`: soft and hard time limit, seconds."""
     soft, hard = limits
     return {
         "nonce": nonce,
@@ -110,5 +121,4 @@ def header(
         "soft_time_limit": soft,
         "time_limit": hard,
         "result_max_bytes": result_max_bytes,
-        "code": code,
     }

@@ -184,6 +184,8 @@ class SandboxPool(BasePool):
         info["busy"] = len(self._running)
         info["sandboxes"] = [job.sandbox for job in self._running]
         info["executor"] = self._worker.settings.executor
+        for executor in self._worker.executors.made():
+            info |= executor.facts()
         return info
 
     def _dispatch(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 from kombu.utils.json import dumps
+from msgspec.structs import replace
 
 from cellwork import outcome
 from cellwork import spec as specs
@@ -20,7 +21,7 @@ from cellwork_worker import launch as launches
 from cellwork_worker import policy, verdict
 from cellwork_worker.body import Body
 from cellwork_worker.bootstrap import bootstrap
-from cellwork_worker.bundle import bundle
+from cellwork_worker.bundle import Bundle, bundle
 from cellwork_worker.executors.base import STARTED, Executor, Exit
 from cellwork_worker.hardening import harden
 from cellwork_worker.job import Ended, Job
@@ -28,6 +29,9 @@ from cellwork_worker.launch import Launch
 from cellwork_worker.reading import Reading
 
 logger = logging.getLogger("cellwork.worker")
+
+#: Where the image carries the code.
+_NO_CODE = Bundle(digest="", data=b"")
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -141,28 +145,37 @@ class Supervisor:
 
     def _launch(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs, start: int) -> Launch:
         launch_id = launches.sandbox_name(job.id, int(body.request.retries or 0), start)
+        labels = launches.labels(self._settings.installation, self._worker, body.name, job.id, spec)
+        one = Launch(
+            id=launch_id, task=body.name, task_id=job.id, spec=spec, argv=(), env={}, payload=None, labels=labels
+        )
         if body.is_command:
-            argv, env, payload = _command(body, args, kwargs), spec.env or {}, None
-        else:
-            argv = (spec.python or "python3", "-c", bootstrap())
-            env = launches.runner_env(spec)
-            payload = self._payload(body, job, spec, args, kwargs, self._nonce(launch_id))
-        return Launch(
-            id=launch_id,
-            task=body.name,
-            task_id=job.id,
-            spec=spec,
-            argv=argv,
+            return replace(one, argv=_command(body, args, kwargs), env=spec.env or {})
+        env = launches.runner_env(spec)
+        ahead, digest = self._prepare(body, spec)
+        task = self._task(body, job, args, kwargs, self._nonce(launch_id))
+        launches.check_size(body.name, len(ahead), len(task), self._settings.payload_max_bytes)
+        # A second delivery must find the sandbox of the first by its name, which one started ahead has not got yet.
+        first = not start and not (body.request.delivery_info or {}).get("redelivered")
+        return replace(
+            one,
+            argv=(spec.python or "python3", "-c", bootstrap()),
             env=env,
-            payload=payload,
-            labels=launches.labels(self._settings.installation, self._worker, body.name, job.id, spec),
+            payload=ahead + task,
+            ahead=len(ahead),
+            shape=launches.shape(spec, env, digest) if first and spec.warm is not False else "",
         )
 
-    def _payload(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs, nonce: str) -> bytes:
-        limit = self._settings.payload_max_bytes
-        code = b""
+    def _prepare(self, body: Body, spec: ContainerSpec) -> tuple[bytes, str]:
+        """The part of the payload that may be sent ahead of need, and its digest."""
+        code = _NO_CODE
         if spec.code == "ship":
-            code = bundle(body.module, body.file or "", spec.code_root, limit).data
+            code = bundle(body.module, body.file or "", spec.code_root, self._settings.payload_max_bytes)
+        header = dumps({"code": spec.code, "preload": spec.preload or ()})
+        return launches.pack(header, code.data), f"{code.digest} {header}"
+
+    def _task(self, body: Body, job: Job, args: Args, kwargs: Kwargs, nonce: str) -> bytes:
+        """The task's own part of the payload."""
         request = body.request
         header = launches.header(
             nonce=nonce,
@@ -181,9 +194,8 @@ class Supervisor:
             kwargs=kwargs,
             limits=(job.soft_limit, job.hard_limit),
             result_max_bytes=self._settings.result_max_bytes,
-            code=spec.code or "ship",
         )
-        return launches.pack(body.name, dumps(header), code, limit)
+        return launches.pack(dumps(header))
 
     def _run_inline(
         self, executor: Executor, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs

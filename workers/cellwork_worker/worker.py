@@ -25,9 +25,7 @@ class Worker:
             InvalidSetting: the settings are wrong.
         """
         self.settings = settings_.load(app)
-        self.executors = Executors(
-            installation=self.settings.installation, worker=name, log_max_bytes=self.settings.log_max_bytes
-        )
+        self.executors = Executors(self.settings, name)
         rules = msgspec.convert(self.settings.policy, Policy)
         self.supervisor = Supervisor(self.settings, rules, self.executors, name, self._secret(app))
 

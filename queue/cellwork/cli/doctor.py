@@ -8,6 +8,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from cellwork.settings import Settings
+
 from . import application
 
 
@@ -24,7 +26,7 @@ def executor_health(name: str) -> Health:
     """Ask an executor, by name, whether it can make sandboxes now."""
     # By name: nothing that a producer imports may import the worker's side.
     registry = importlib.import_module("cellwork_worker.executors.registry")
-    executors = registry.Executors(installation="doctor", worker="doctor", log_max_bytes=1 << 20)
+    executors = registry.Executors(Settings(installation="doctor"), worker="doctor")
     health: Health = executors(name).check()
     return health
 

@@ -28,6 +28,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     #: The sandbox was already there: an earlier delivery of this task had started it.
     adopted: bool = False
+    #: It had been started ahead of need.
+    warm: bool = False
     #: Seconds from the request to the running sandbox.
     start_seconds: float | None = None
     #: Only from the inline executor: what the body returned.
@@ -62,6 +64,9 @@ class Executor(Protocol):
 
         Also waits for the ones that are being ended in the background.
         """
+
+    def facts(self) -> dict[str, object]:
+        """What a look at the worker's pool shows of it: plain values. Must not wait for anything."""
 
     def check(self) -> Health:
         """Say whether sandboxes can be made now. Never raises."""

@@ -28,6 +28,10 @@ class InlineExecutor:
         """Return nothing: a thread leaves nothing to sweep."""
         return []
 
+    def facts(self) -> dict[str, object]:
+        """See the port."""
+        return {}
+
     def check(self) -> Health:
         """See the port."""
         return Health(executor="inline", ok=True, detail="the worker's own thread, isolates nothing")

@@ -95,6 +95,10 @@ class ProcessExecutor:
             thread.join()
         return ended
 
+    def facts(self) -> dict[str, object]:
+        """See the port."""
+        return {}
+
     def check(self) -> Health:
         """See the port."""
         facts = {"python": sys.executable, "path": os.environ.get("PATH", os.defpath)}

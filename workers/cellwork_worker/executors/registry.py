@@ -3,6 +3,7 @@
 import threading
 
 from cellwork.errors import EngineUnavailable, InvalidSpec
+from cellwork.settings import Settings
 from cellwork_worker.executors.base import Executor
 from cellwork_worker.executors.inline import InlineExecutor
 from cellwork_worker.executors.process import ProcessExecutor
@@ -11,11 +12,10 @@ from cellwork_worker.executors.process import ProcessExecutor
 class Executors:
     """One executor of each kind for a worker."""
 
-    def __init__(self, *, installation: str, worker: str, log_max_bytes: int) -> None:
-        """`installation`, `worker`: labels on every sandbox. `log_max_bytes`: of output that an engine keeps."""
-        self._installation = installation
+    def __init__(self, settings: Settings, worker: str) -> None:
+        """`worker`: Celery's node name, a label on every sandbox."""
+        self._settings = settings
         self._worker = worker
-        self._log_max_bytes = log_max_bytes
         self._lock = threading.Lock()
         self._made: dict[str, Executor] = {}
 
@@ -50,9 +50,20 @@ class Executors:
 
     def _docker(self) -> Executor:
         try:
-            from cellwork_worker.executors.docker import DockerExecutor
+            from cellwork_worker.executors.docker import DockerExecutor, WarmLimits
         except ImportError as error:
             raise EngineUnavailable(
                 f"the Docker SDK is not installed ({error}); pip install cellwork[docker]"
             ) from error
-        return DockerExecutor(installation=self._installation, worker=self._worker, log_max_bytes=self._log_max_bytes)
+        settings = self._settings
+        return DockerExecutor(
+            installation=settings.installation,
+            worker=self._worker,
+            log_max_bytes=settings.log_max_bytes,
+            warm=WarmLimits(
+                min=settings.warm_min,
+                max=settings.warm_max,
+                idle_seconds=settings.warm_idle_seconds,
+                memory=settings.warm_memory_bytes,
+            ),
+        )

@@ -1,14 +1,16 @@
-"""The program: read the payload, call the body, send the outcome, leave."""
+"""The program: prepare, read the task, call its body, send the outcome, leave."""
 
+import importlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
 
 from . import body, codec, standins
 from . import task as task_
-from .wire import Wire, read_payload
+from .wire import READY, Wire, read_payload
 
 
 class Terminated(BaseException):
@@ -22,23 +24,46 @@ def _on_term(number, frame):
 def main():
     # As process 1, a signal without a handler is ignored.
     signal.signal(signal.SIGTERM, _on_term)
+    warm = sys.argv[1:] == ["warm"]
+    del sys.argv[1:]
     try:
+        ahead = read_payload(0)
+        failed = _prepare(*ahead) if ahead else None
+        if warm:
+            _flush()
+            os.write(1, READY)
         payload = read_payload(0)
+        # The worker left before it sent a task.
         if payload is None:
             os._exit(0)
-        _run(*payload)
+        _run(payload[0], failed)
     except Terminated:
         _flush()
         os._exit(128 + signal.SIGTERM)
 
 
-def _run(header, bundle):
+def _prepare(header, bundle):
+    """What needs no task yet. Returns the error that the task is to end with, if one was raised."""
+    try:
+        standins.install()
+        if header["code"] == "ship":
+            body.unpack(bundle)
+        for name in header["preload"]:
+            importlib.import_module(name)
+    except Terminated:
+        raise
+    except BaseException as error:
+        return error
+    return None
+
+
+def _run(header, failed):
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
     wire = Wire(header["nonce"])
     started = time.time()
-    outcome = _outcome(header, bundle, wire)
+    outcome = body.failure(failed) if failed else _outcome(header, wire)
     _flush()
     wire.send("usage", _usage(time.time() - started))
     wire.send("end", "null", stream=2)
@@ -47,7 +72,7 @@ def _run(header, bundle):
     os._exit(0)
 
 
-def _outcome(header, bundle, wire):
+def _outcome(header, wire):
     try:
         args, kwargs = codec.decode(header["args"]), codec.decode(header["kwargs"])
 
@@ -55,9 +80,6 @@ def _outcome(header, bundle, wire):
             wire.send("state", '{"state": %s, "meta": %s}' % (json.dumps(state), codec.encode(meta)))
 
         running = task_.Running(header, args, kwargs, send_state)
-        standins.install()
-        if header["code"] == "ship":
-            body.unpack(bundle)
         call = body.find(header["target"], header["task"]["name"], running)
         task_.Current.running = running
         _log_to_stderr()
@@ -103,8 +125,6 @@ def _flush():
 
 
 def _usage(seconds):
-    import resource
-
     me, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return json.dumps(
         {

@@ -1,4 +1,4 @@
-"""The wire: one payload in, frames out (docs/protocol.md)."""
+"""The wire: two parts of a payload in, frames out (docs/protocol.md)."""
 
 import json
 import os
@@ -11,9 +11,13 @@ FRAME_MAX_BYTES = 4096
 #: Characters of a part. Escaped once more as JSON they are at most twice as many, and the rest of a frame fits, too.
 _PART_CHARS = 1900
 
+#: What a sandbox that was started ahead of need prints once it waits for its task. Not secret: nothing depends on it
+#: but when the sandbox is taken.
+READY = b"\n\0cellwork-ready\n"
+
 
 def read_payload(fd):
-    """The payload's header and bundle; None where the worker left before it sent one."""
+    """The next part's header and data; None where the worker left before it sent one."""
     head = _read(fd, 12)
     if head is None:
         return None

@@ -1,5 +1,6 @@
 """Sandboxes as containers on a Docker engine."""
 
+from .demand import WarmLimits
 from .executor import DockerExecutor
 
-__all__ = ["DockerExecutor"]
+__all__ = ["DockerExecutor", "WarmLimits"]

@@ -1,24 +1,28 @@
-"""The executor: create, attach, start, feed, read, remove."""
+"""The executor: take or start a container, feed it, read it, remove it."""
 
+import logging
 import threading
 import time
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from signal import SIGKILL, Signals
 
 import msgspec
-from docker.errors import APIError, ImageNotFound, NotFound
+from docker.errors import APIError, NotFound
 
-from cellwork.errors import EngineUnavailable, ImageUnavailable, InvalidSpec, SandboxLost
+from cellwork.errors import EngineUnavailable, SandboxLost
 from cellwork_worker.executors.base import STARTED, Emit, Exit, Health
 from cellwork_worker.launch import Launch
 
-from .container import container_config
+from .containers import Container, Containers
+from .demand import WarmLimits
 from .engine import Engine, answer
-from .holders import Holders, may_join
-from .images import pull
-from .removal import Remover
-from .stream import Attached, Followed, chunks
+from .stream import Attached, Demux, Followed, chunks, skip_ready
+from .warmpool import WarmPool
+
+logger = logging.getLogger("cellwork.worker")
 
 #: Written in the thread that also reads the output, up to here: it fits the buffers in between, so that neither
 #: side can wait for the other. A longer one is written beside it.
@@ -28,56 +32,77 @@ _DIRECT_PAYLOAD_BYTES = 64 * 1024
 _KILLED = 128 + SIGKILL
 
 
+#: A name that is taken when it is to be used, and free when it is looked for, is given up after so many tries.
+_ADOPTION_TRIES = 3
+
+_RENAMERS = 2
+
+_LIMITS = WarmLimits()
+
+
 class DockerExecutor:
     """One fresh container a task."""
 
     def __init__(
-        self, *, installation: str, worker: str, log_max_bytes: int = 10 << 20, base_url: str | None = None
+        self,
+        *,
+        installation: str,
+        worker: str,
+        log_max_bytes: int = 10 << 20,
+        warm: WarmLimits = _LIMITS,
+        base_url: str | None = None,
     ) -> None:
         """Connects on first use.
 
         Args:
             installation, worker: labels on every container; `sweep` looks at its own only.
             log_max_bytes: of output that the engine keeps per container.
+            warm: how many sandboxes to start ahead of need.
             base_url: the engine's address; default: DOCKER_HOST, else the local socket.
         """
         self._engine = Engine(base_url)
         self._labels = {"cellwork.installation": installation, "cellwork.worker": worker}
-        self._log_max_bytes = log_max_bytes
-        self._remover = Remover(self._engine)
-        self._holders = Holders(self._engine, self._labels)
-        self._joined: dict[str, tuple[str, str]] = {}
-        self._attached: dict[str, Attached | Followed] = {}
+        self._containers = Containers(self._engine, self._labels, log_max_bytes)
+        self._warm = WarmPool(self._containers, warm, self._labels)
+        self._running: dict[str, _Sandbox] = {}
+        self._renaming = ThreadPoolExecutor(_RENAMERS, thread_name_prefix="docker-rename")
 
     def run(self, launch: Launch, emit: Emit) -> Exit:
         """See the port."""
         asked = time.monotonic()
-        with self._engine.errors(f"for task {launch.task} in sandbox {launch.id}"):
-            streams = self._start(launch)
-            start_seconds = time.monotonic() - asked
-            self._attached[launch.id] = streams
-            try:
-                emit(STARTED, b"")
-                complete = any(emit(stream, chunk) for stream, chunk in chunks(streams.read))
-                ended = Exit() if complete else self._exit(launch)
-            finally:
-                self._attached.pop(launch.id, None)
-                streams.close()
-                self._remove(launch.id)
-        return msgspec.structs.replace(ended, adopted=isinstance(streams, Followed), start_seconds=start_seconds)
+        try:
+            with self._engine.errors(f"for task {launch.task} in sandbox {launch.id}"):
+                sandbox = self._sandbox(launch)
+                start_seconds = time.monotonic() - asked
+                self._running[launch.id] = sandbox
+                try:
+                    emit(STARTED, b"")
+                    complete = any(emit(stream, piece) for stream, piece in sandbox.output)
+                    ended = Exit() if complete else self._exit(launch, sandbox)
+                finally:
+                    self._running.pop(launch.id, None)
+                    sandbox.over.set()
+                    sandbox.streams.close()
+                    self._containers.remove(sandbox.container, None if sandbox.doubled else launch.id)
+        finally:
+            self._warm.end(launch)
+        if sandbox.doubled:
+            return self.run(msgspec.structs.replace(launch, shape=""), emit)
+        return msgspec.structs.replace(ended, adopted=sandbox.adopted, warm=sandbox.warm, start_seconds=start_seconds)
 
     def stop(self, launch_id: str, signal: int) -> None:
         """See the port."""
         try:
             with self._engine.errors(f"to signal sandbox {launch_id}"):
-                self._engine.client.kill(launch_id, Signals(signal).name)
+                sandbox = self._running.get(launch_id)
+                self._engine.client.kill(sandbox.container.id if sandbox else launch_id, Signals(signal).name)
         except APIError as error:
             if error.status_code not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                 raise
         except EngineUnavailable:
             # The task must end for its worker even where the engine cannot end the container.
-            if signal == SIGKILL and (streams := self._attached.get(launch_id)):
-                streams.close()
+            if signal == SIGKILL and sandbox is not None:
+                sandbox.streams.close()
             raise
 
     def sweep(self, live: Set[str]) -> list[str]:
@@ -85,12 +110,14 @@ class DockerExecutor:
         filters = {"label": [f"{key}={value}" for key, value in self._labels.items()]}
         with self._engine.errors("to list sandboxes"):
             found = self._engine.client.containers(all=True, filters=filters)
-            names = [container["Names"][0].lstrip("/") for container in found if container["Names"]]
-            ended = [name for name in names if name not in live and name not in self._holders]
+            running = {sandbox.container.id for name, sandbox in self._running.items() if name in live}
+            names = {c["Names"][0].lstrip("/"): c["Id"] for c in found if c["Names"] and c["Id"] not in running}
+            ended = [name for name in names if name not in live and not self._keeps(name)]
             for name in ended:
-                self._remove(name)
-            self._remover.wait()
-            self._holders.drop_idle()
+                self._containers.remover.later(name, names[name])
+            self._warm.drop_idle()
+            self._containers.remover.wait()
+            self._containers.holders.drop_idle()
         return ended
 
     def check(self) -> Health:
@@ -111,142 +138,107 @@ class DockerExecutor:
         }
         return Health(executor="docker", ok=True, detail=f"Docker engine {info.get('ServerVersion')}", facts=facts)
 
-    def _start(self, launch: Launch) -> Attached | Followed:
-        if not self._create(launch):
-            adopted = self._adopt(launch)
-            if adopted is not None:
-                return adopted
-            # Created by a worker that died before it could start it: nothing has run in there.
-            self._remover.now(launch.id)
-            self._create(launch)
-        try:
-            return self._attach_and_start(launch)
-        except APIError as error:
-            if launch.id not in self._joined:
-                raise _refused(launch, error) from error
-        # The holder may have gone; a namespace of its own needs none.
-        self._remover.now(launch.id)
-        self._create(launch, join=False)
-        try:
-            return self._attach_and_start(launch)
-        except APIError as error:
-            raise _refused(launch, error) from error
+    def facts(self) -> dict[str, object]:
+        """What the worker's inspection shows of it."""
+        return {"warm": self._warm.facts()}
 
-    def _attach_and_start(self, launch: Launch) -> Attached:
-        client = self._engine.client
-        try:
-            streams = Attached(client.attach_socket(launch.id, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}))
-            try:
-                client.start(launch.id)
-                self._send(launch, streams)
-            except BaseException:
-                streams.close()
-                raise
-        except APIError:
-            if launch.id not in self._joined:
-                self._remove(launch.id)
-            raise
-        except BaseException:
-            self._remove(launch.id)
-            raise
-        return streams
+    def _keeps(self, name: str) -> bool:
+        return name in self._containers.holders or name in self._warm
 
-    def _create(self, launch: Launch, *, join: bool = True) -> bool:
-        """Create the container, pulling its image where asked. False: there is one with this name already."""
-        spec = launch.spec
-        self._leave(launch.id, removed=False)
-        deadline = time.monotonic() + (spec.start_timeout or 0)
-        if spec.pull == "always":
-            pull(self._engine, launch, deadline)
-        try:
+    def _sandbox(self, launch: Launch) -> "_Sandbox":
+        """One that waited for it, or one that an earlier delivery started, or a new one."""
+        while (warm := self._warm.claim(launch)) is not None:
             try:
-                self._post(launch, join)
-            except ImageNotFound:
-                if spec.pull != "missing":
-                    raise
-                pull(self._engine, launch, deadline)
-                self._post(launch, join)
-        except ImageNotFound as error:
-            raise ImageUnavailable(
-                f"task {launch.task}: image {spec.image} is not on the engine at {self._engine.address} "
-                f"(pull={spec.pull}): {answer(error)}"
-            ) from error
+                warm.streams.write((launch.payload or b"")[launch.ahead :])
+                warm.streams.end_input()
+            except OSError:
+                # It died while it waited, and has seen nothing of the task.
+                warm.streams.close()
+                self._containers.remove(warm.container)
+                self._warm.end(launch)
+                continue
+            sandbox = _Sandbox(warm.container, warm.streams, warm.pieces(), warm=True)
+            self._running[launch.id] = sandbox
+            self._renaming.submit(self._rename, launch, sandbox)
+            return sandbox
+        for _ in range(_ADOPTION_TRIES):
+            if (started := self._containers.start(launch)) is not None:
+                container, streams = started
+                self._send(launch, container, streams)
+                return _Sandbox(container, streams, chunks(streams.read, Demux()))
+            if (found := self._containers.find(launch)) is not None:
+                container, followed = found
+                output = chunks(followed.read, Demux())
+                return _Sandbox(container, followed, skip_ready(output) if container.warm else output, adopted=True)
+        raise EngineUnavailable(
+            f"task {launch.task}: the engine has a sandbox {launch.id} that can be neither used nor replaced"
+        )
+
+    def _rename(self, launch: Launch, sandbox: "_Sandbox") -> None:
+        """Give it the name by which a second delivery finds it; beside the task, which may be over sooner."""
+        if sandbox.over.is_set():
+            return
+        try:
+            with self._engine.errors(f"to rename sandbox {sandbox.container.name} to {launch.id}"):
+                self._engine.client.rename(sandbox.container.id, launch.id)
         except APIError as error:
             if error.status_code == HTTPStatus.CONFLICT and "already in use" in answer(error):
-                return False
-            raise _refused(launch, error) from error
-        return True
+                logger.error("task %s[%s] has a sandbox already; the second one is ended", launch.task, launch.task_id)
+                sandbox.doubled = True
+                self.stop(launch.id, SIGKILL)
+            elif not sandbox.over.is_set():
+                logger.warning("sandbox %s keeps its name: %s", sandbox.container.name, answer(error))
+        except EngineUnavailable as error:
+            logger.warning("%s", error)
 
-    def _post(self, launch: Launch, join: bool) -> None:
-        image = launch.spec.image or ""
-        holder = self._holders.acquire(image) if join and may_join(launch.spec) else None
-        config = container_config(launch, self._log_max_bytes, holder)
-        try:
-            self._engine.client.create_container_from_config(config, launch.id, launch.spec.platform)
-        except BaseException:
-            if holder is not None:
-                self._holders.release(image, holder)
-            raise
-        if holder is not None:
-            self._joined[launch.id] = image, holder
-
-    def _adopt(self, launch: Launch) -> Followed | None:
-        """The output, from its first line, of a sandbox that has this name. None: it never started, or is gone."""
-        client = self._engine.client
-        if self._remover.wait(launch.id):
-            return None
-        try:
-            state = client.inspect_container(launch.id)["State"]
-        except NotFound:
-            return None
-        if state["Status"] == "created":
-            return None
-        url = f"{client.base_url}/v{client.api_version}/containers/{launch.id}/logs"
-        response = client.get(url, params={"follow": 1, "stdout": 1, "stderr": 1}, stream=True, timeout=None)
-        response.raise_for_status()
-        return Followed(response)
-
-    def _send(self, launch: Launch, streams: Attached) -> None:
-        if len(launch.payload or b"") <= _DIRECT_PAYLOAD_BYTES:
-            streams.send(launch.payload)
+    def _send(self, launch: Launch, container: Container, streams: Attached) -> None:
+        payload = launch.payload or b""
+        if len(payload) <= _DIRECT_PAYLOAD_BYTES:
+            try:
+                streams.write(payload)
+                streams.end_input()
+            except BaseException:
+                streams.close()
+                self._containers.remove(container)
+                raise
             return
 
         def send() -> None:
             try:
-                streams.send(launch.payload)
+                streams.write(payload)
+                streams.end_input()
             except OSError:
                 # It ended before it had read everything; how it ended is known from its exit.
                 return
 
         threading.Thread(target=send, name=f"{launch.id}-payload", daemon=True).start()
 
-    def _exit(self, launch: Launch) -> Exit:
+    def _exit(self, launch: Launch, sandbox: "_Sandbox") -> Exit:
         client = self._engine.client
         try:
-            client.wait(launch.id, timeout=None)
-            state = client.inspect_container(launch.id)["State"]
+            client.wait(sandbox.container.id, timeout=None)
+            state = client.inspect_container(sandbox.container.id)["State"]
         except NotFound:
+            if sandbox.doubled:
+                return Exit()
             raise SandboxLost(
                 f"task {launch.task}: sandbox {launch.id} was removed while it ran, by something other than this worker"
             ) from None
         code = state["ExitCode"]
         return Exit(code=code, oom=state["OOMKilled"], killed=code == _KILLED, detail=state.get("Error") or "")
 
-    def _remove(self, name: str) -> None:
-        """Kill and remove in the background; its network namespace is free when that is done."""
-        self._remover.later(name, lambda removed: self._leave(name, removed=removed))
 
-    def _leave(self, name: str, *, removed: bool) -> None:
-        """It uses its holder no more. Where it may still be in there, the holder goes too."""
-        image, holder = self._joined.pop(name, ("", ""))
-        if holder and removed:
-            self._holders.release(image, holder)
-        elif holder:
-            self._holders.discard(holder)
+@dataclass(eq=False)
+class _Sandbox:
+    """One that runs a task."""
 
-
-def _refused(launch: Launch, error: APIError) -> Exception:
-    """The engine's refusal to create or start, for the one who wrote the spec."""
-    if (error.status_code or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR and "no such file" not in answer(error).lower():
-        return EngineUnavailable(f"task {launch.task}: the engine could not start sandbox {launch.id}: {answer(error)}")
-    return InvalidSpec(f"task {launch.task}: the engine refuses sandbox {launch.id}: {answer(error)}")
+    container: Container
+    streams: Attached | Followed
+    #: What it prints, by file descriptor.
+    output: Iterator[tuple[int, bytes]]
+    adopted: bool = False
+    warm: bool = False
+    #: Nothing more is wanted of it.
+    over: threading.Event = field(default_factory=threading.Event)
+    #: Another one has the task's name.
+    doubled: bool = False

@@ -1,13 +1,19 @@
 """Ending containers in the background, so that a task's outcome does not wait for it."""
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from docker.errors import APIError
 
+from cellwork.errors import EngineUnavailable
+
 from .engine import Engine
+
+logger = logging.getLogger("cellwork.worker")
 
 #: Removals at once, and how many may wait before a task that ends waits with them: the engine removes about as fast
 #: as it starts, so a longer queue would only hide that it cannot keep up.
@@ -22,16 +28,21 @@ class Remover:
         self._threads = ThreadPoolExecutor(_REMOVERS, thread_name_prefix="docker-remove")
         self._room = threading.BoundedSemaphore(_MAX_PENDING)
         self._lock = threading.Lock()
-        self._pending: dict[str, Future[None]] = {}
+        self._pending: dict[str, _Removal] = {}
 
-    def later(self, name: str, then: Callable[[bool], None] = lambda removed: None) -> None:
-        """Remove it in the background, and tell `then` whether it is gone. Waits while too many are waiting."""
+    def later(self, name: str, reference: str, then: Callable[[bool], None] = lambda removed: None) -> None:
+        """Remove it in the background, and tell `then` whether it is gone. Waits while too many are waiting.
+
+        `name`: what `wait` knows it by. `reference`: what the engine does, its id or its name.
+        """
         self._room.acquire()
         with self._lock:
             if name in self._pending:
                 self._room.release()
+                self._pending[name].then.append(then)
                 return
-            self._pending[name] = self._threads.submit(self._work, name, then)
+            removal = self._pending[name] = _Removal([then], Future())
+        self._threads.submit(self._work, name, reference, removal)
 
     def now(self, name: str) -> None:
         """Remove it; nothing happens where there is none.
@@ -56,18 +67,37 @@ class Remover:
             EngineUnavailable, APIError: of a removal that failed.
         """
         with self._lock:
-            pending = [future for key, future in self._pending.items() if name in (None, key)]
-        for future in pending:
-            future.result()
+            pending = [removal.done for key, removal in self._pending.items() if name in (None, key)]
+        for done in pending:
+            done.result()
         return bool(pending)
 
-    def _work(self, name: str, then: Callable[[bool], None]) -> None:
-        removed = False
+    def _work(self, name: str, reference: str, removal: "_Removal") -> None:
+        failed: Exception | None = None
         try:
-            self.now(name)
-            removed = True
-        finally:
-            with self._lock:
-                self._pending.pop(name, None)
-            self._room.release()
-            then(removed)
+            self.now(reference)
+        except (EngineUnavailable, APIError) as error:
+            failed = error
+            logger.warning("container %s is not removed: %s", name, error)
+        while then := self._next(name, removal):
+            then(failed is None)
+        self._room.release()
+        if failed is None:
+            removal.done.set_result(None)
+        else:
+            removal.done.set_exception(failed)
+
+    def _next(self, name: str, removal: "_Removal") -> Callable[[bool], None] | None:
+        """Who is to be told next; the removal counts as pending until all are."""
+        with self._lock:
+            if removal.then:
+                return removal.then.pop()
+            del self._pending[name]
+            return None
+
+
+@dataclass(frozen=True)
+class _Removal:
+    #: Told whether it is gone.
+    then: list[Callable[[bool], None]]
+    done: "Future[None]"

@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -11,26 +11,60 @@ import requests
 _HEAD = struct.Struct(">BxxxL")
 _READ_BYTES = 1 << 16
 
+_STDOUT = 1
 
-def chunks(read: Callable[[int], bytes]) -> Iterator[tuple[int, bytes]]:
-    """Take the stream apart into (file descriptor, bytes), as it arrives: a long entry comes in pieces.
+#: See the same in runner/wire.py.
+READY = b"\n\0cellwork-ready\n"
 
-    Args:
-        read: gives at most so many bytes; nothing at the end.
-    """
-    held, stream, left = b"", 0, 0
-    while data := read(_READ_BYTES):
-        held += data
+#: What imports may print before it.
+_READY_WITHIN = 1 << 16
+
+
+class Demux:
+    """Takes the stream apart, piece by piece."""
+
+    def __init__(self) -> None:
+        self._held, self._stream, self._left = b"", 0, 0
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """(file descriptor, bytes), as it arrives: a long entry comes in pieces."""
+        held = self._held + data
         while held:
-            if left:
-                piece, held = held[:left], held[left:]
-                left -= len(piece)
-                yield stream, piece
+            if self._left:
+                piece, held = held[: self._left], held[self._left :]
+                self._left -= len(piece)
+                yield self._stream, piece
             elif len(held) >= _HEAD.size:
-                stream, left = _HEAD.unpack(held[: _HEAD.size])
+                self._stream, self._left = _HEAD.unpack(held[: _HEAD.size])
                 held = held[_HEAD.size :]
             else:
                 break
+        self._held = held
+
+
+def chunks(read: Callable[[int], bytes], demux: Demux) -> Iterator[tuple[int, bytes]]:
+    """All that comes, as (file descriptor, bytes). `read`: gives at most so many bytes; nothing at the end."""
+    while data := read(_READ_BYTES):
+        yield from demux.feed(data)
+
+
+def skip_ready(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Without the mark that a sandbox prints which was started ahead of need. Only its first `_READY_WITHIN` bytes
+    of standard output are looked at."""
+    before: bytes | None = b""
+    for stream, data in pieces:
+        if before is None or stream != _STDOUT:
+            yield stream, data
+            continue
+        before += data
+        out, mark, rest = before.partition(READY)
+        if mark or len(before) > _READY_WITHIN:
+            before = None
+            for piece in (out, rest):
+                if piece:
+                    yield _STDOUT, piece
+    if before:
+        yield _STDOUT, before
 
 
 class Attached:
@@ -43,10 +77,21 @@ class Attached:
         # docker-py sets its answer timeout on the socket; a task may well be silent for longer.
         self._sock.settimeout(None)
 
-    def send(self, payload: bytes | None) -> None:
-        """Write `payload` to standard input and close that."""
-        if payload:
-            self._sock.sendall(payload)
+    @property
+    def socket(self) -> socket.socket:
+        """For `select`, and for a look at what has arrived."""
+        return self._sock
+
+    def write(self, data: bytes) -> None:
+        """Write to standard input.
+
+        Raises:
+            OSError: the container has ended.
+        """
+        self._sock.sendall(data)
+
+    def end_input(self) -> None:
+        """Close standard input."""
         if hasattr(self._sock, "shutdown"):
             self._sock.shutdown(socket.SHUT_WR)
 

@@ -1,0 +1,161 @@
+"""The life of a container: create, join a namespace, attach, start, remove."""
+
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from docker.errors import APIError, ImageNotFound, NotFound
+
+from cellwork.errors import EngineUnavailable, ImageUnavailable, InvalidSpec
+from cellwork_worker.launch import Launch
+
+from .container import container_config
+from .engine import Engine, answer
+from .holders import Holders, may_join
+from .images import pull
+from .removal import Remover
+from .stream import Attached, Followed
+
+
+@dataclass(eq=False)
+class Container:
+    """One on the engine."""
+
+    #: The name it was created with.
+    name: str
+    #: The engine's id, which stays when it is renamed.
+    id: str
+    image: str
+    #: The one whose network namespace it uses.
+    holder: str | None
+    #: Started ahead of need.
+    warm: bool = False
+
+
+class Containers:
+    """Makes and ends them; safe to use from many threads."""
+
+    def __init__(self, engine: Engine, labels: dict[str, str], log_max_bytes: int) -> None:
+        """`labels`: the worker's. `log_max_bytes`: of output that the engine keeps per container."""
+        self.engine = engine
+        self.holders = Holders(engine, labels)
+        self.remover = Remover(engine)
+        self._log_max_bytes = log_max_bytes
+
+    def start(self, launch: Launch) -> tuple[Container, Attached] | None:
+        """Create, attach and start. None: there is a container with this name already.
+
+        Raises:
+            EngineUnavailable, ImageUnavailable, StartTimeout, InvalidSpec.
+        """
+        container = self._create(launch, join=True)
+        if container is None:
+            return None
+        try:
+            return container, self._attach_and_start(container)
+        except APIError as error:
+            if container.holder is None:
+                self.remove(container)
+                raise _refused(launch, error) from error
+        # The holder may have gone; a namespace of its own needs none.
+        self.remover.now(container.id)
+        self.holders.discard(container.holder)
+        container = self._create(launch, join=False)
+        if container is None:
+            return None
+        try:
+            return container, self._attach_and_start(container)
+        except APIError as error:
+            self.remove(container)
+            raise _refused(launch, error) from error
+
+    def find(self, launch: Launch) -> tuple[Container, Followed] | None:
+        """The sandbox that has this name, and its output from the first line. None: it never started, or is gone."""
+        client = self.engine.client
+        if self.remover.wait(launch.id):
+            return None
+        try:
+            found = client.inspect_container(launch.id)
+        except NotFound:
+            return None
+        if found["State"]["Status"] == "created":
+            # Created by a worker that died before it could start it: nothing has run in there.
+            self.remover.now(launch.id)
+            return None
+        url = f"{client.base_url}/v{client.api_version}/containers/{found['Id']}/logs"
+        response = client.get(url, params={"follow": 1, "stdout": 1, "stderr": 1}, stream=True, timeout=None)
+        response.raise_for_status()
+        warm = "cellwork.warm" in found["Config"]["Labels"]
+        return Container(launch.id, found["Id"], launch.spec.image or "", None, warm), Followed(response)
+
+    def remove(self, container: Container, name: str | None = None) -> None:
+        """Kill and remove in the background; its network namespace is free when that is done.
+
+        `name`: what `find` is asked for meanwhile, where that is not the name it was created with.
+        """
+
+        def leave(removed: bool) -> None:
+            if container.holder is not None and removed:
+                self.holders.release(container.image, container.holder)
+            elif container.holder is not None:
+                # It may still be in there.
+                self.holders.discard(container.holder)
+
+        self.remover.later(name or container.name, container.id, leave)
+
+    def _attach_and_start(self, container: Container) -> Attached:
+        client = self.engine.client
+        streams = None
+        try:
+            streams = Attached(client.attach_socket(container.id, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}))
+            client.start(container.id)
+        except BaseException as error:
+            if streams is not None:
+                streams.close()
+            if not isinstance(error, APIError):
+                self.remove(container)
+            raise
+        return streams
+
+    def _create(self, launch: Launch, *, join: bool) -> Container | None:
+        """Create it, pulling its image where asked."""
+        spec = launch.spec
+        deadline = time.monotonic() + (spec.start_timeout or 0)
+        if spec.pull == "always":
+            pull(self.engine, launch, deadline)
+        try:
+            try:
+                return self._post(launch, join)
+            except ImageNotFound:
+                if spec.pull != "missing":
+                    raise
+                pull(self.engine, launch, deadline)
+                return self._post(launch, join)
+        except ImageNotFound as error:
+            raise ImageUnavailable(
+                f"task {launch.task}: image {spec.image} is not on the engine at {self.engine.address} "
+                f"(pull={spec.pull}): {answer(error)}"
+            ) from error
+        except APIError as error:
+            if error.status_code == HTTPStatus.CONFLICT and "already in use" in answer(error):
+                return None
+            raise _refused(launch, error) from error
+
+    def _post(self, launch: Launch, join: bool) -> Container:
+        image = launch.spec.image or ""
+        holder = self.holders.acquire(image) if join and may_join(launch.spec) else None
+        config = container_config(launch, self._log_max_bytes, holder)
+        try:
+            made = self.engine.client.create_container_from_config(config, launch.id, launch.spec.platform)
+        except BaseException:
+            if holder is not None:
+                self.holders.release(image, holder)
+            raise
+        return Container(launch.id, made["Id"], image, holder)
+
+
+def _refused(launch: Launch, error: APIError) -> Exception:
+    """The engine's refusal to create or start, for the one who wrote the spec."""
+    if (error.status_code or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR and "no such file" not in answer(error).lower():
+        return EngineUnavailable(f"task {launch.task}: the engine could not start sandbox {launch.id}: {answer(error)}")
+    return InvalidSpec(f"task {launch.task}: the engine refuses sandbox {launch.id}: {answer(error)}")
