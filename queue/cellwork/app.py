@@ -139,12 +139,15 @@ def _checked_send(app: Any, send: Callable[..., Any]) -> Callable[..., Any]:
     def send_task(name: str, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
         require_json(app)
         task = options.get("task_type") or app._tasks.get(name)
-        said = {option: options.pop(option) for option in FIELDS & options.keys()}
+        # A stamp is an option of every task of a canvas. Celery wants to find it where it is.
+        stamps = FIELDS.intersection(options.get("stamped_headers") or ()) & options.keys()
+        stamped = specs.parse(name, {stamp: specs.innermost(options[stamp]) for stamp in stamps})
+        said = {option: options.pop(option) for option in (FIELDS - stamps) & options.keys()}
         _check_options(name, options)
         called = specs.merge(_inherited(name, options), specs.parse(name, said))
         declared = getattr(task, "cellwork_spec", None) or ContainerSpec()
         queue = options.get("queue") or getattr(task, "queue", None)
-        route = routing.route(name, declared, called, getattr(queue, "name", queue))
+        route = routing.route(name, declared, specs.merge(stamped, called), getattr(queue, "name", queue))
         if route.queue is not None and not _routed_by_user(app, name, args, kwargs, options, task):
             options["queue"] = route.queue
         header = {"spec": specs.to_header(called), "route": {"executor": route.executor, "reason": route.reason}}

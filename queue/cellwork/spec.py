@@ -235,3 +235,8 @@ def from_header(task: str, header: object) -> ContainerSpec:
     if not isinstance(header, Mapping):
         raise InvalidSpec(f"task {task}: the cellwork header holds {header!r}; a mapping of options is expected")
     return parse(task, header)
+
+
+def innermost(stamp: Any) -> Any:
+    """The value of a stamp: Celery merges those of nested canvases into lists, the innermost first."""
+    return stamp[0] if isinstance(stamp, list) and stamp else stamp

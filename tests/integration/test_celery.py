@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from celery import chain, chord, group
-from celery.exceptions import TaskRevokedError, TimeLimitExceeded
+from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from waiting import wait_until
 
 TIMEOUT = 60
@@ -51,6 +51,12 @@ def test_a_chord_with_a_failing_member_fails(tasks):
     with pytest.raises(Exception, match="no"):
         result.get(timeout=TIMEOUT)
     wait_until(lambda: result.state == "FAILURE", what="the chord's body to have failed")
+
+
+def test_a_stamp_on_a_canvas_is_an_option_of_all_its_members(tasks):
+    canvas = chain(tasks.memory_after_retry.si(0), group(tasks.memory_after_retry.si(1) for _ in range(2)))
+    canvas.stamp(memory="88m")
+    assert canvas().get(timeout=TIMEOUT) == [88 << 20] * 2
 
 
 def test_canvas_members_keep_their_own_overrides(tasks):
@@ -180,3 +186,15 @@ def test_a_cold_shutdown_kills_and_requeues(shop, start_worker, containers, cont
     second = start_worker("-c", "1", "-Q", "cold", name="cold2")
     assert result.get(timeout=TIMEOUT) == 6
     second.stop()
+
+
+@pytest.mark.parametrize(
+    ("option", "error"), [("--soft-time-limit", SoftTimeLimitExceeded), ("--time-limit", TimeLimitExceeded)]
+)
+def test_the_workers_own_time_limit_holds_for_tasks_that_have_none(start_worker, shop, nothing_left, option, error):
+    worker = start_worker("-c", "1", "-Q", f"own{option}", option, "1")
+    result = shop.tasks.sleep.apply_async((60,), queue=f"own{option}")
+    with pytest.raises(error):
+        result.get(timeout=TIMEOUT)
+    nothing_left()
+    worker.stop()

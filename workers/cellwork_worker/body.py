@@ -72,7 +72,9 @@ class Body:
         Raises:
             InvalidSpec: they are not what a producer of ours writes.
         """
-        stamps = {name: _first(value) for name, value in (self.request.stamps or {}).items() if name in specs.FIELDS}
+        stamps = {
+            name: specs.innermost(value) for name, value in (self.request.stamps or {}).items() if name in specs.FIELDS
+        }
         over = specs.from_header(self.name, stamps)
         header = self._header().get("spec")
         if header is not None:
@@ -110,11 +112,6 @@ class Body:
     def _header(self) -> Mapping[str, Any]:
         header = self.request.get("cellwork") or (self.request.headers or {}).get("cellwork")
         return header if isinstance(header, Mapping) else {}
-
-
-def _first(value: Any) -> Any:
-    # Celery merges the stamps of nested canvases into lists; the innermost comes first.
-    return value[0] if isinstance(value, list) and value else value
 
 
 def _root(module: str, file: str | None) -> Path | None:
