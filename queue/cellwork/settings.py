@@ -45,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     warm_memory_bytes: int = 4 << 30
     #: What every task gets that does not say otherwise; same options as on a task.
     defaults: ContainerSpec = ContainerSpec()
+    #: The same for the tasks of a queue, by its name; they win over `defaults`.
+    queue_defaults: dict[str, ContainerSpec] = {}
     #: The worker's policy (cellwork_worker.policy.Policy).
     policy: dict[str, Any] = {}
     #: Keeps installations that share an engine or a Redis apart.
@@ -101,7 +103,7 @@ def _environment() -> tuple[str, Mapping[str, Any]]:
     found: dict[str, Any] = {}
     for name in Settings.__struct_fields__:
         text = os.environ.get(f"CELLWORK_{name.upper()}")
-        if text is not None and name not in ("defaults", "policy"):
+        if text is not None and name not in ("defaults", "queue_defaults", "policy"):
             try:
                 found[name] = _SCALARS.get(name, int)(text)
             except ValueError:
@@ -113,12 +115,22 @@ def _checked(source: str, name: str, value: Any) -> Any:
     if name not in Settings.__struct_fields__:
         known = ", ".join(Settings.__struct_fields__)
         raise InvalidSetting(f"{source}: unknown setting {name}={value!r}; settings are {known}")
-    if name == "defaults" and not isinstance(value, ContainerSpec):
+    if name == "defaults":
+        return _options(source, name, value)
+    if name == "queue_defaults":
         if not isinstance(value, Mapping):
-            raise InvalidSetting(f"{source}: defaults={value!r}; a mapping of task options is expected")
-        return specs.parse("(defaults)", value)
+            raise InvalidSetting(f"{source}: queue_defaults={value!r}; a mapping of queue names is expected")
+        return {queue: _options(source, f"queue_defaults.{queue}", options) for queue, options in value.items()}
     try:
-        setting = msgspec.convert({name: value}, Settings) if name != "defaults" else None
+        setting = msgspec.convert({name: value}, Settings)
     except msgspec.ValidationError as error:
         raise InvalidSetting(f"{source}: {name}={value!r} is not accepted: {error}") from None
-    return value if setting is None else getattr(setting, name)
+    return getattr(setting, name)
+
+
+def _options(source: str, name: str, value: Any) -> ContainerSpec:
+    if isinstance(value, ContainerSpec):
+        return value
+    if not isinstance(value, Mapping):
+        raise InvalidSetting(f"{source}: {name}={value!r}; a mapping of task options is expected")
+    return specs.parse(f"({name})", value)

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import signal
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
@@ -53,6 +54,11 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     labels: dict[str, str] | None = None
     #: OCI runtime known to the engine: ``runc``, ``runsc``, ``crun`` …
     runtime: str | None = None
+    #: Name of a seccomp profile that the worker's policy has.
+    seccomp: str | None = None
+    #: Name of an AppArmor profile that is loaded on the worker's host, and that its policy allows.
+    apparmor: str | None = None
+    #: What asks the sandbox to end, such as ``SIGINT``.
     stop_signal: str | None = None
     #: Seconds between the stop signal and the kill.
     stop_grace: float | None = None
@@ -127,6 +133,14 @@ def _tmpfs(value: object) -> dict[str, int]:
         raise ValueError(accepted) from None
 
 
+def _signal(value: object) -> str:
+    name = str(value).upper()
+    name = name if name.startswith("SIG") else f"SIG{name}"
+    if isinstance(value, bool) or name not in signal.Signals.__members__:
+        raise ValueError('the name of a signal, such as "SIGTERM" or "INT"')
+    return name
+
+
 def _user(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | str) or not re.fullmatch(r"[\w-]+(:[\w-]+)?", str(value)):
         raise ValueError('a user as Docker spells it: 1000, "1000:1000" or "name"')
@@ -151,6 +165,7 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "dns": _words,
     "volumes": _words,
     "stop_grace": _positive,
+    "stop_signal": _signal,
     "start_timeout": _positive,
 }
 

@@ -49,3 +49,12 @@ def test_time_limits_hold_for_commands_too(commands):
         commands.wait.apply_async((60,), soft_time_limit=1).get(timeout=TIMEOUT)
     with pytest.raises(TimeLimitExceeded):
         commands.wait.apply_async((60,), time_limit=1).get(timeout=TIMEOUT)
+
+
+def test_a_soft_limit_asks_with_the_stop_signal_and_waits_for_the_stop_grace(commands, shared_worker):
+    asked = commands.waits.apply_async(("INT",), soft_time_limit=1, stop_signal="INT", stop_grace=30)
+    with pytest.raises(SoftTimeLimitExceeded):
+        asked.get(timeout=15)
+    killed = commands.waits.apply_async(("INT",), soft_time_limit=1, stop_grace=0.5)
+    with pytest.raises(SoftTimeLimitExceeded):
+        killed.get(timeout=15)

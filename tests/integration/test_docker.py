@@ -1,5 +1,6 @@
 """What only the Docker executor has: adoption, network namespaces that are reused, images that are not there."""
 
+import json
 import threading
 import time
 import uuid
@@ -179,3 +180,25 @@ def test_stopping_an_engine_that_does_not_answer_gives_the_sandbox_up():
         executor.stop("cellwork-x", 9)
     assert executor.check().ok is False
     assert time.monotonic() - began < 20
+
+
+def test_a_seccomp_profile_of_the_policy_is_in_force_for_the_tasks_that_name_it(start_worker, shop, tmp_path):
+    """And the defaults of a queue are its tasks' only."""
+    refuses = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
+    }
+    (tmp_path / "seccomp.json").write_text(json.dumps(refuses))
+    (tmp_path / "cellwork.toml").write_text(
+        f"""
+        [cellwork]
+        queue_defaults = {{ strict = {{ seccomp = "no-folders", memory = "77m" }} }}
+        [cellwork.policy]
+        seccomp = {{ no-folders = "{tmp_path}/seccomp.json" }}
+        """
+    )
+    worker = start_worker("-c", "1", "-Q", "strict,lax", CELLWORK_CONFIG=str(tmp_path / "cellwork.toml"))
+    with pytest.raises(PermissionError):
+        shop.tasks.traces.apply_async(queue="strict").get(timeout=60)
+    assert shop.tasks.traces.apply_async(queue="lax").get(timeout=60) == []
+    worker.stop()

@@ -227,3 +227,10 @@ def test_a_wrong_setting_names_where_it_comes_from(given, says):
     with pytest.raises(InvalidSetting) as caught:
         make(**given)
     assert says in str(caught.value)
+
+
+def test_the_defaults_of_a_queue_are_options_and_checked_as_such():
+    settings = load(make(queue_defaults={"gpu": {"memory": "2g"}}))
+    assert settings.queue_defaults["gpu"].memory == 2 << 30
+    with pytest.raises(InvalidSpec, match=r"queue_defaults\.gpu.*memory='lots'"):
+        make(queue_defaults={"gpu": {"memory": "lots"}})

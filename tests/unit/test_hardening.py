@@ -2,12 +2,12 @@
 
 import pytest
 
-from cellwork.errors import InvalidSpec, PolicyViolation
+from cellwork.errors import InvalidSetting, InvalidSpec, PolicyViolation
 from cellwork.spec import ContainerSpec, parse
 from cellwork_worker.executors.docker.container import container_config
 from cellwork_worker.hardening import SAFE, harden
 from cellwork_worker.launch import Launch, sandbox_name
-from cellwork_worker.policy import Policy, check
+from cellwork_worker.policy import Policy, check, describe, load, security_options
 
 NOTHING = ContainerSpec()
 
@@ -155,3 +155,63 @@ def test_a_sandboxs_name_is_the_same_wherever_it_is_made_and_safe_for_any_task_i
     names = {sandbox_name(task_id, 0) for task_id in ("a b", "a/b", "../a", "x" * 300, "ü", "")}
     assert len(names) == 6
     assert all(name.replace("-", "").isalnum() and len(name) < 64 for name in names)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "refused"),
+    [
+        ({"digest_required": True}, {}, "wants a digest"),
+        ({}, {"seccomp": "mine"}, "seccomp='mine' is not allowed"),
+        ({"apparmor": ("*",)}, {"apparmor": "unconfined"}, "apparmor='unconfined' is not allowed"),
+        ({"max_shm_size": "32m"}, {}, r"shm_size=64 MiB is more than this worker allows \(32 MiB\)"),
+        ({"max_tmpfs": "1g"}, {"tmpfs": {"/big": "2g"}}, "tmpfs=2 GiB is more"),
+        ({"max_memory": "256m"}, {}, "memory=512 MiB is more"),
+    ],
+)
+def test_the_policy_refuses_what_it_does_not_give(given, options, refused):
+    with pytest.raises(PolicyViolation, match=refused):
+        check("t", spec(**options), load(given))
+
+
+def test_an_image_with_a_digest_passes_where_one_is_required():
+    check("t", spec(image="shop@sha256:" + "0" * 64), load({"digest_required": True}))
+
+
+def test_profiles_that_the_policy_has_reach_the_engine_as_it_wants_them(tmp_path):
+    profile = tmp_path / "strict.json"
+    profile.write_text('{"defaultAction":\n "SCMP_ACT_ERRNO"}')
+    policy = load({"seccomp": {"strict": str(profile)}, "apparmor": ["cellwork-*"]})
+    asked = spec(seccomp="strict", apparmor="cellwork-strict")
+    check("t", asked, policy)
+    assert security_options(asked, policy) == (
+        'seccomp={"defaultAction": "SCMP_ACT_ERRNO"}',
+        "apparmor=cellwork-strict",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_memory": "12 potatoes"}, "max_memory='12 potatoes' is not accepted"),
+        ({"imagse": ["*"]}, "unknown field `imagse`.*its fields are images"),
+        ({"seccomp": {"x": "/nowhere.json"}}, "cannot be read"),
+        ({"seccomp": {"x": __file__}}, "is not JSON"),
+    ],
+)
+def test_a_wrong_policy_is_refused_with_what_is_accepted(given, message):
+    with pytest.raises(InvalidSetting, match=message):
+        load(given)
+
+
+def test_the_description_names_what_is_allowed_and_what_never_is():
+    words = describe(load({"images": ["shop/*"], "max_memory": "8g"}))
+    assert words["images"] == "shop/*"
+    assert "8 GiB memory" in words["most"]
+    assert "privileged" in words["never"]
+
+
+@pytest.mark.parametrize(("written", "meant"), [("INT", "SIGINT"), ("SIGUSR1", "SIGUSR1"), ("term", "SIGTERM")])
+def test_a_stop_signal_is_spelled_as_kill_or_docker_spell_it(written, meant):
+    assert spec(stop_signal=written).stop_signal == meant
+    with pytest.raises(InvalidSpec, match="takes the name of a signal"):
+        spec(stop_signal="SIGNOTHING")

@@ -26,7 +26,6 @@ SAFE = ContainerSpec(
     read_only=True,
     tmpfs={"/tmp": 64 * _MIB},  # noqa: S108 - inside the sandbox
     stop_signal="SIGTERM",
-    stop_grace=10.0,
     start_timeout=300.0,
     code="ship",
     python="python3",

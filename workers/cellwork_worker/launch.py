@@ -36,6 +36,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     shape: str = ""
     #: On the sandbox, so that it can be listed, adopted and swept.
     labels: dict[str, str]
+    #: In Docker's spelling, beside the ones that every sandbox has.
+    security_options: tuple[str, ...] = ()
     #: Only for the inline executor: the body, ready to be called.
     body: Callable[[], object] | None = None
 

@@ -1,14 +1,15 @@
-"""What this worker allows. Checked before anything starts; the task has no say in it. Pure."""
+"""What this worker allows. Checked before anything starts; the task has no say in it."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 
-from cellwork.errors import PolicyViolation
-from cellwork.quantity import format_bytes
+from cellwork.errors import InvalidSetting, PolicyViolation
+from cellwork.quantity import format_bytes, parse_bytes
 from cellwork.spec import ContainerSpec
 
 
@@ -17,17 +18,89 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     #: Globs over image names as the task spells them.
     images: tuple[str, ...] = ("*",)
+    #: Images must be named by their digest, so that every run has the same bytes.
+    digest_required: bool = False
     #: Globs over network names. ``host`` and ``container:…`` are refused whatever stands here.
     networks: tuple[str, ...] = ("none", "bridge")
     #: Folders of the host whose content may be mounted. Named volumes need an entry of their own, as a glob.
     volumes: tuple[str, ...] = ()
     runtimes: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    #: Name to JSON file, in Docker's format. A task that names none gets the engine's own profile.
+    seccomp: dict[str, str] = {}
+    #: Globs over names of profiles.
+    apparmor: tuple[str, ...] = ()
     max_cpus: float | None = None
-    #: Bytes.
+    #: Bytes, as all sizes here; a string with a unit in the file.
     max_memory: int | None = None
+    max_shm_size: int | None = None
+    #: Of one tmpfs.
+    max_tmpfs: int | None = None
     max_pids: int | None = 4096
     max_gpus: int = 0
+
+
+_SIZES = ("max_memory", "max_shm_size", "max_tmpfs")
+
+
+def load(given: Mapping[str, Any]) -> Policy:
+    """The policy that the settings have.
+
+    Raises:
+        InvalidSetting: names the field, the value and what is accepted.
+    """
+    values = dict(given)
+    try:
+        for name in _SIZES:
+            if values.get(name) is not None:
+                values[name] = parse_bytes(values[name])
+        policy = msgspec.convert(values, Policy)
+        for path in policy.seccomp.values():
+            json.loads(Path(path).read_text())
+    except msgspec.ValidationError as error:
+        raise InvalidSetting(f"policy: {error}; its fields are {', '.join(Policy.__struct_fields__)}") from None
+    except OSError as error:
+        raise InvalidSetting(f"policy: a seccomp profile cannot be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise InvalidSetting(f"policy: seccomp profile {path} is not JSON: {error}") from None
+    except ValueError as error:
+        raise InvalidSetting(f"policy: {name}={values[name]!r} is not accepted; {error}") from None
+    return policy
+
+
+def describe(policy: Policy) -> dict[str, str]:
+    """What it allows, and so what it refuses, in words."""
+
+    def size(most: int | None) -> str:
+        return "the engine's own" if most is None else format_bytes(most)
+
+    def names(allowed: Iterable[str]) -> str:
+        return ", ".join(allowed) or "none"
+
+    return {
+        "images": names(policy.images) + (", by digest only" if policy.digest_required else ""),
+        "networks": f"{names(policy.networks)}; never the host's or another container's",
+        "volumes": f"{names(policy.volumes)}; never /, a socket or a path with ..",
+        "devices": names(policy.devices),
+        "runtimes": f"the engine's default, {names(policy.runtimes)}",
+        "seccomp": f"the engine's default, {names(policy.seccomp)}; never unconfined",
+        "apparmor": f"the engine's default, {names(policy.apparmor)}; never unconfined",
+        "most": f"{policy.max_cpus or 'any number of'} cpus, {size(policy.max_memory)} memory, "
+        f"{size(policy.max_shm_size)} shm_size, {size(policy.max_tmpfs)} a tmpfs, {policy.max_pids or 'any'} pids, "
+        f"{policy.max_gpus} gpus",
+        "never": "privileged, capabilities, new privileges, the host's namespaces",
+    }
+
+
+def security_options(spec: ContainerSpec, policy: Policy) -> tuple[str, ...]:
+    """What the profiles that a checked spec names are to an engine."""
+    options = []
+    if spec.seccomp is not None:
+        # The engine wants the profile itself, not where it is.
+        options.append(f"seccomp={json.dumps(json.loads(Path(policy.seccomp[spec.seccomp]).read_text()))}")
+    if spec.apparmor is not None:
+        options.append(f"apparmor={spec.apparmor}")
+    return tuple(options)
 
 
 def check(task: str, spec: ContainerSpec, policy: Policy) -> None:
@@ -38,15 +111,26 @@ def check(task: str, spec: ContainerSpec, policy: Policy) -> None:
     """
     _check_network(task, spec.network or "none", policy)
     _allow(task, "image", spec.image or "", policy.images)
+    if policy.digest_required and "@sha256:" not in (spec.image or ""):
+        raise PolicyViolation(
+            f"task {task}: image={spec.image!r} is not allowed on this worker, which wants a digest: name@sha256:…"
+        )
     for volume in spec.volumes or ():
         _check_volume(task, volume, policy.volumes)
     for device in spec.devices or ():
         _allow(task, "devices", device.split(":")[0], policy.devices)
     if spec.runtime is not None:
         _allow(task, "runtime", spec.runtime, policy.runtimes)
+    if spec.seccomp is not None:
+        _allow(task, "seccomp", spec.seccomp, tuple(policy.seccomp))
+    if spec.apparmor is not None:
+        # Whatever the globs say: it would switch the protection off.
+        _allow(task, "apparmor", spec.apparmor, () if spec.apparmor == "unconfined" else policy.apparmor)
     ceilings: tuple[tuple[str, Any, Any, Callable[[Any], str]], ...] = (
         ("cpus", spec.cpus, policy.max_cpus, str),
         ("memory", spec.memory, policy.max_memory, format_bytes),
+        ("shm_size", spec.shm_size, policy.max_shm_size, format_bytes),
+        ("tmpfs", max((spec.tmpfs or {}).values(), default=None), policy.max_tmpfs, format_bytes),
         ("pids", spec.pids, policy.max_pids, str),
         ("gpus", spec.gpus, policy.max_gpus, str),
     )

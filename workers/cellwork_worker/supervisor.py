@@ -5,7 +5,7 @@ import hmac
 import logging
 import random
 from collections.abc import Callable
-from signal import SIGTERM
+from signal import SIGTERM, Signals
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -75,7 +75,7 @@ class Supervisor:
         executor = self._executors(name)
         if name == "inline":
             return self._run_inline(executor, body, job, spec, args, kwargs)
-        spec = harden(body.name, spec, self._settings.defaults)
+        spec = harden(body.name, spec, self._defaults(body))
         policy.check(body.name, spec, self._policy)
         start = 0
         for attempt in range(self._settings.infra_retries + 1):
@@ -101,7 +101,14 @@ class Supervisor:
         nonce = self._nonce(launch.id) if launch.payload is not None else None
         reading = Reading(launch.id, nonce, self._settings, on_state)
         job.soft_signal = SIGTERM if body.is_command else None
-        job.starting(lambda signal: executor.stop(launch.id, signal))
+        spec = launch.spec
+        job.kill_grace = spec.stop_grace or self._settings.kill_grace
+
+        def stop(signal: int) -> None:
+            # SIGTERM is Celery's word for "please end"; the sandbox may want to be asked otherwise.
+            executor.stop(launch.id, Signals[spec.stop_signal or "SIGTERM"] if signal == SIGTERM else signal)
+
+        job.starting(stop)
         try:
             ended = executor.run(launch, emit)
         except CellworkError:
@@ -136,6 +143,10 @@ class Supervisor:
             case refused:
                 raise verdict.error(launch, refused)
 
+    def _defaults(self, body: Body) -> ContainerSpec:
+        queue = str((body.request.delivery_info or {}).get("routing_key"))
+        return specs.merge(self._settings.defaults, self._settings.queue_defaults.get(queue, ContainerSpec()))
+
     def _executor_name(self, body: Body, spec: ContainerSpec) -> str:
         if body.name.startswith("celery."):
             return "inline"  # Celery's own glue (chord_unlock, backend_cleanup) needs the broker
@@ -147,7 +158,15 @@ class Supervisor:
         launch_id = launches.sandbox_name(job.id, int(body.request.retries or 0), start)
         labels = launches.labels(self._settings.installation, self._worker, body.name, job.id, spec)
         one = Launch(
-            id=launch_id, task=body.name, task_id=job.id, spec=spec, argv=(), env={}, payload=None, labels=labels
+            id=launch_id,
+            task=body.name,
+            task_id=job.id,
+            spec=spec,
+            argv=(),
+            env={},
+            payload=None,
+            labels=labels,
+            security_options=policy.security_options(spec, self._policy),
         )
         if body.is_command:
             return replace(one, argv=_command(body, args, kwargs), env=spec.env or {})

@@ -4,12 +4,10 @@ import logging
 import secrets
 from typing import Any
 
-import msgspec
-
 from cellwork import settings as settings_
 from cellwork.errors import CellworkError
+from cellwork_worker import policy
 from cellwork_worker.executors.registry import Executors
-from cellwork_worker.policy import Policy
 from cellwork_worker.supervisor import Supervisor
 
 logger = logging.getLogger("cellwork.worker")
@@ -26,8 +24,9 @@ class Worker:
         """
         self.settings = settings_.load(app)
         self.executors = Executors(self.settings, name)
-        rules = msgspec.convert(self.settings.policy, Policy)
-        self.supervisor = Supervisor(self.settings, rules, self.executors, name, self._secret(app))
+        self.supervisor = Supervisor(
+            self.settings, policy.load(self.settings.policy), self.executors, name, self._secret(app)
+        )
 
     def announce(self) -> None:
         """Say in the log whether sandboxes can be made, and what they isolate."""

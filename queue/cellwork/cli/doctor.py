@@ -5,9 +5,11 @@ import json
 from typing import Any, Protocol
 
 import click
+from celery import Celery
 from rich.console import Console
 from rich.table import Table
 
+from cellwork import settings
 from cellwork.settings import Settings
 
 from . import application
@@ -41,8 +43,12 @@ def doctor(context: click.Context, name: str | None, as_json: bool) -> None:
     for executor in ("docker", "process"):
         health = executor_health(executor)
         rows.append({"what": executor, "ok": health.ok, "detail": health.detail, "facts": health.facts})
+    app = Celery("doctor") if name is None else application.load(name)
+    rules = importlib.import_module("cellwork_worker.policy")
+    facts = rules.describe(rules.load(settings.load(app).policy))
+    rows.append({"what": "policy", "ok": True, "detail": "what this worker allows", "facts": facts})
     if name is not None:
-        url = str(application.load(name).conf.broker_url)
+        url = str(app.conf.broker_url)
         ok = application.answers(url)
         detail = f"{url.rpartition('@')[2]} {'answers' if ok else 'does not answer; cellwork up starts one'}"
         rows.append({"what": "broker", "ok": ok, "detail": detail, "facts": {}})

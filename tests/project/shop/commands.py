@@ -33,3 +33,9 @@ def wait(seconds):
 @command(app, image=BUSYBOX)
 def not_a_list():
     return "echo hello"
+
+
+@command(app, image=BUSYBOX, name="shop.commands.waits")
+def waits(trap):
+    """Ends at that signal, with status 7, and at no other but a kill."""
+    return ["sh", "-c", 'trap "" TERM INT; trap "exit 7" "$0"; echo ready; while :; do sleep 0.05; done', trap]

@@ -65,7 +65,7 @@ def _host_config(launch: Launch, log_max_bytes: int) -> dict[str, Any]:
         "ReadonlyRootfs": bool(spec.read_only),
         "Tmpfs": {path: f"rw,nosuid,nodev,size={size},mode=1777" for path, size in (spec.tmpfs or {}).items()},
         "CapDrop": list(DROPPED_CAPABILITIES),
-        "SecurityOpt": list(SECURITY_OPTIONS),
+        "SecurityOpt": [*SECURITY_OPTIONS, *launch.security_options],
         "IpcMode": "private",
         "Privileged": False,
         # Compressed and rotated by the engine; three times cheaper for it than json-file, and as readable.

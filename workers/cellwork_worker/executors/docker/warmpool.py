@@ -10,7 +10,7 @@ import select
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -120,11 +120,12 @@ class WarmPool:
         """For whoever watches the worker."""
         with self._lock:
             starts = sorted(self._start_seconds)
+            ready = Counter(s.launch.spec.image for s in self._shapes.values() for warm in s.waiting if warm.ready)
             return {
                 "hits": self.hits,
                 "misses": self.misses,
-                "waiting": {s.launch.spec.image: len(s.waiting) for s in self._shapes.values() if s.waiting},
-                "starting": sum(shape.starting for shape in self._shapes.values()),
+                "waiting": dict(ready),
+                "starting": sum(s.starting + len(s.waiting) for s in self._shapes.values()) - ready.total(),
                 "start_seconds_p50": round(starts[len(starts) // 2], 3) if starts else None,
             }
 
