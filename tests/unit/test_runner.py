@@ -86,9 +86,15 @@ def payload(sources: dict[str, str], function: str = "tasks.run", code: str = "s
     return ahead(sources, code) + task(function, **header)
 
 
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    """Where the runner unpacks: outside of a sandbox nobody else cleans up."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
 def start(python: str = BARE) -> "subprocess.Popen[bytes]":
-    pipe = subprocess.PIPE
-    return subprocess.Popen([python, "-c", bootstrap()], stdin=pipe, stdout=pipe, stderr=pipe, env={"PATH": os.defpath})
+    pipe, env = subprocess.PIPE, {"PATH": os.defpath, "TMPDIR": os.environ["TMPDIR"]}
+    return subprocess.Popen([python, "-c", bootstrap()], stdin=pipe, stdout=pipe, stderr=pipe, env=env)
 
 
 def finish(process: "subprocess.Popen[bytes]", data: bytes | None = None) -> Ran:

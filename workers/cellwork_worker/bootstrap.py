@@ -15,18 +15,18 @@ _IMPORTS = Path(imports.__file__)
 
 #: Makes a package of the sources in memory: nothing is written, so a read-only sandbox will do.
 _LOADER = """\
-import base64,json,sys,types,zlib
-S=json.loads(zlib.decompress(base64.b85decode({packed!r})))
+import binascii,json,sys,zlib
+S=json.loads(zlib.decompress(binascii.a2b_base64({packed!r})))
 P="_cellwork_runner"
-m=types.ModuleType(P);m.__path__=[];sys.modules[P]=m
+T=type(sys);m=T(P);m.__path__=[];sys.modules[P]=m
 for n in {order!r}:
- m=types.ModuleType(P+"."+n);m.__package__=P;sys.modules[P+"."+n]=m;setattr(sys.modules[P],n,m)
+ m=T(P+"."+n);m.__package__=P;sys.modules[P+"."+n]=m;setattr(sys.modules[P],n,m)
  exec(compile(S[n],"<"+P+"/"+n+".py>","exec"),m.__dict__)
 sys.modules[P+".main"].main()
 """
 
 #: Each after those that it imports.
-_ORDER = ("wire", "codec", "task", "imports", "standins", "body", "main")
+_ORDER = ("wire", "codec", "task", "imports", "standins", "archive", "body", "main")
 
 
 @functools.cache
@@ -34,5 +34,5 @@ def bootstrap() -> str:
     """The program's text; some 10 KB, far below the 128 KiB that Linux allows for one argument."""
     files = {name: _RUNNER / f"{name}.py" for name in _ORDER} | {"imports": _IMPORTS}
     sources = {name: file.read_text() for name, file in files.items()}
-    packed = base64.b85encode(zlib.compress(json.dumps(sources).encode(), 9))
+    packed = base64.b64encode(zlib.compress(json.dumps(sources).encode(), 9))
     return _LOADER.format(packed=packed, order=_ORDER)

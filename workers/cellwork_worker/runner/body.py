@@ -1,8 +1,6 @@
 """Finding the body, calling it, and telling how it ended."""
 
 import importlib
-import os
-import sys
 
 from . import codec, standins
 from . import task as task_
@@ -11,22 +9,6 @@ _TEXT_CHARS = 64 * 1024
 _TRACEBACK_CHARS = 256 * 1024
 _REPR_CHARS = 10 * 1024
 _MAX_ARGS = 100
-
-
-def unpack(bundle):
-    """Put the shipped code on the path."""
-    import io
-    import tempfile
-    import zipfile
-
-    root = os.path.realpath(tempfile.mkdtemp(prefix="cellwork-"))
-    with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
-        for name in archive.namelist():
-            where = os.path.realpath(os.path.join(root, name))
-            if where != root and not where.startswith(root + os.sep):
-                raise RuntimeError("the code bundle holds %r, which is outside of it" % (name,))
-        archive.extractall(root)
-    sys.path.insert(0, root)
 
 
 def find(target, name, running):

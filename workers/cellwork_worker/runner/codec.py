@@ -1,6 +1,6 @@
 """Values: JSON with Celery's extra types (docs/protocol.md, "Values"); their modules are loaded when one is met."""
 
-import base64
+import binascii
 import json
 import sys
 
@@ -28,7 +28,7 @@ def _revive(kind, value):
     if kind == "bytes":
         return value.encode()
     if kind == "base64":
-        return base64.b64decode(value)
+        return binascii.a2b_base64(value)
     if kind == "decimal":
         import decimal
 
@@ -96,7 +96,7 @@ def _extra(value, path):
         try:
             return _as("bytes", value.decode())
         except UnicodeDecodeError:
-            return _as("base64", base64.b64encode(value).decode("ascii"))
+            return _as("base64", binascii.b2a_base64(value, newline=False).decode("ascii"))
     if kind in ("datetime", "date", "time"):
         return _as(kind, value.isoformat())
     if kind == "decimal":

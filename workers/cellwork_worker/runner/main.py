@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 
-from . import body, codec, standins
+from . import archive, body, codec, standins
 from . import task as task_
 from .wire import READY, Wire, read_payload
 
@@ -47,7 +47,7 @@ def _prepare(header, bundle):
     try:
         standins.install()
         if header["code"] == "ship":
-            body.unpack(bundle)
+            sys.path.insert(0, archive.unpack(bundle))
         for name in header["preload"]:
             importlib.import_module(name)
     except Terminated:

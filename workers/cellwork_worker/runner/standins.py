@@ -3,7 +3,6 @@
 Decorators give the function back. What would need a broker says so when it is called.
 """
 
-import importlib.abc
 import importlib.machinery
 import sys
 
@@ -182,7 +181,7 @@ def _missing(module):
     return get
 
 
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class Finder:
     """Answers imports of some packages with stand-ins."""
 
     def __init__(self, *packages):
