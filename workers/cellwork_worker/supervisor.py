@@ -25,6 +25,7 @@ from cellwork_worker.executors.base import STARTED, Executor, Exit
 from cellwork_worker.hardening import harden
 from cellwork_worker.job import Ended, Job
 from cellwork_worker.launch import Launch
+from cellwork_worker.logs import Logs
 from cellwork_worker.reading import Reading
 
 logger = logging.getLogger("cellwork.worker")
@@ -43,6 +44,7 @@ class Supervisor:
         executors: Callable[[str], Executor],
         worker: str,
         secret: bytes,
+        logs: Logs,
     ) -> None:
         """Nothing starts before `run`.
 
@@ -52,12 +54,14 @@ class Supervisor:
             executors: gives the executor of a name.
             worker: Celery's node name.
             secret: what nonces are derived from; tasks never see it.
+            logs: takes what tasks print.
         """
         self._settings = settings
         self._policy = rules
         self._executors = executors
         self._worker = worker
         self._secret = secret
+        self._logs = logs
 
     def run(self, body: Body, job: Job, args: Args, kwargs: Kwargs) -> object:
         """Run the task's body in a sandbox; return what it returned.
@@ -95,7 +99,8 @@ class Supervisor:
             return reading.emit(stream, chunk)
 
         nonce = self._nonce(launch.id) if launch.payload is not None else None
-        reading = Reading(launch.id, nonce, self._settings, on_state)
+        log = self._logs.open(job.id, launch.id, int(body.request.retries or 0))
+        reading = Reading(launch.id, nonce, self._settings, on_state, log)
         job.soft_signal = SIGTERM if body.is_command else None
         job.starting(lambda signal: executor.stop(launch.id, signal))
         try:

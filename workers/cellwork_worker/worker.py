@@ -8,6 +8,7 @@ import msgspec
 
 from cellwork import settings as settings_
 from cellwork.errors import CellworkError
+from cellwork_worker import logs
 from cellwork_worker.executors.registry import Executors
 from cellwork_worker.policy import Policy
 from cellwork_worker.supervisor import Supervisor
@@ -29,7 +30,8 @@ class Worker:
             installation=self.settings.installation, worker=name, log_max_bytes=self.settings.log_max_bytes
         )
         rules = msgspec.convert(self.settings.policy, Policy)
-        self.supervisor = Supervisor(self.settings, rules, self.executors, name, self._secret(app))
+        self.logs = logs.Logs(logs.client(app), self.settings)
+        self.supervisor = Supervisor(self.settings, rules, self.executors, name, self._secret(app), self.logs)
 
     def announce(self) -> None:
         """Say in the log whether sandboxes can be made, and what they isolate."""
@@ -48,6 +50,7 @@ class Worker:
                 executor.sweep(frozenset())
             except CellworkError as error:
                 logger.error("sandboxes of this worker may be left: %s", error)
+        self.logs.close()
 
     def _secret(self, app: Any) -> bytes:
         """What nonces are made from; the same on all workers, so that one can read on what another began."""

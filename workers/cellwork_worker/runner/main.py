@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from . import body, codec, standins
+from . import body, codec, output, standins
 from . import task as task_
 from .wire import Wire, read_payload
 
@@ -55,12 +55,12 @@ def _outcome(header, bundle, wire):
             wire.send("state", '{"state": %s, "meta": %s}' % (json.dumps(state), codec.encode(meta)))
 
         running = task_.Running(header, args, kwargs, send_state)
+        output.install()
         standins.install()
         if header["code"] == "ship":
             body.unpack(bundle)
         call = body.find(header["target"], header["task"]["name"], running)
         task_.Current.running = running
-        _log_to_stderr()
         value = _limited(header.get("soft_time_limit"), call, args, kwargs)
     except Terminated:
         raise
@@ -86,12 +86,6 @@ def _limited(seconds, call, args, kwargs):
         return call(*args, **kwargs)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _log_to_stderr():
-    logging = sys.modules.get("logging")
-    if logging is not None and not logging.root.handlers:
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
 
 def _flush():
