@@ -77,6 +77,7 @@ class SandboxPool(BasePool):
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._deadlines = Deadlines()
         self._worker = Worker(self.app, self.options["initargs"][1])
+        self.sandboxes = self._worker.sandboxes
         for task in list(self.app.tasks.values()):
             body.replace(task, self._worker.supervisor)
         self._worker.announce()

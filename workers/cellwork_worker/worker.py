@@ -11,6 +11,7 @@ from cellwork.errors import CellworkError
 from cellwork_worker import logs
 from cellwork_worker.executors.registry import Executors
 from cellwork_worker.policy import Policy
+from cellwork_worker.sandboxes import Sandboxes
 from cellwork_worker.supervisor import Supervisor
 
 logger = logging.getLogger("cellwork.worker")
@@ -31,7 +32,10 @@ class Worker:
         )
         rules = msgspec.convert(self.settings.policy, Policy)
         self.logs = logs.Logs(logs.client(app), self.settings)
-        self.supervisor = Supervisor(self.settings, rules, self.executors, name, self._secret(app), self.logs)
+        self.sandboxes = Sandboxes()
+        self.supervisor = Supervisor(
+            self.settings, rules, self.executors, name, self._secret(app), self.logs, self.sandboxes
+        )
 
     def announce(self) -> None:
         """Say in the log whether sandboxes can be made, and what they isolate."""
@@ -50,6 +54,7 @@ class Worker:
                 executor.sweep(frozenset())
             except CellworkError as error:
                 logger.error("sandboxes of this worker may be left: %s", error)
+        self.sandboxes.close()
         self.logs.close()
 
     def _secret(self, app: Any) -> bytes:

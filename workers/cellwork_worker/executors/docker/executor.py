@@ -10,7 +10,7 @@ import msgspec
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from cellwork.errors import EngineUnavailable, ImageUnavailable, InvalidSpec, SandboxLost
-from cellwork_worker.executors.base import STARTED, Emit, Exit, Health
+from cellwork_worker.executors.base import STARTED, Emit, Exit, Health, Usage
 from cellwork_worker.launch import Launch
 
 from .container import container_config
@@ -19,6 +19,7 @@ from .holders import Holders, may_join
 from .images import pull
 from .removal import Remover
 from .stream import Attached, Followed, chunks
+from .usage import usage
 
 #: Written in the thread that also reads the output, up to here: it fits the buffers in between, so that neither
 #: side can wait for the other. A longer one is written beside it.
@@ -110,6 +111,14 @@ class DockerExecutor:
             "live-restore": str(info.get("LiveRestoreEnabled")),
         }
         return Health(executor="docker", ok=True, detail=f"Docker engine {info.get('ServerVersion')}", facts=facts)
+
+    def usage(self, launch_id: str) -> Usage | None:
+        """See `Metered`. The engine compares two moments, a second apart."""
+        try:
+            with self._engine.errors(f"to measure sandbox {launch_id}"):
+                return usage(self._engine.client.stats(launch_id, stream=False))
+        except APIError:
+            return None  # it has just ended
 
     def _start(self, launch: Launch) -> Attached | Followed:
         if not self._create(launch):
