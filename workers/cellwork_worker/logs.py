@@ -10,6 +10,8 @@ from typing import Any
 
 import redis
 from celery.backends.redis import RedisBackend
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from cellwork.logs import key
 from cellwork.settings import Settings
@@ -195,6 +197,10 @@ def client(app: Any) -> "redis.Redis | None":
         logger.warning("the result backend is not Redis: what tasks print is in this worker's log only")
         return None
     backend: Any = app.backend
-    timeouts = {"socket_timeout": _ANSWER_TIMEOUT, "socket_connect_timeout": _ANSWER_TIMEOUT}
-    found: redis.Redis = backend._create_client(**{**backend.connparams, **timeouts})
+    options = {
+        "socket_timeout": _ANSWER_TIMEOUT,
+        "socket_connect_timeout": _ANSWER_TIMEOUT,
+        "retry": Retry(NoBackoff(), 0),  # tries are counted here
+    }
+    found: redis.Redis = backend._create_client(**{**backend.connparams, **options})
     return found
