@@ -1,5 +1,7 @@
 """The same with cellwork: nothing but the defaults."""
 
+import sys
+
 from celery import Celery
 
 from cellwork import configure
@@ -11,3 +13,10 @@ app.conf.update(task_default_queue="bench-ours")
 @app.task
 def noop():
     return None
+
+
+@app.task
+def flood(lines):
+    line = "x" * 99 + "\n"
+    for _ in range(lines):
+        sys.stdout.write(line)

@@ -109,6 +109,12 @@ class InvalidResult(CellworkError):
     kind = "invalid-result"
 
 
+class LogsUnavailable(CellworkError):
+    """The output of tasks cannot be read: the result backend is not Redis, or does not answer."""
+
+    kind = "logs-unavailable"
+
+
 class RemoteTaskError(CellworkError):
     """The body raised an exception whose class the worker does not have, or may not rebuild.
 

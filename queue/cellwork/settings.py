@@ -31,6 +31,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     payload_max_bytes: int = 64 << 20
     #: Bytes of a sandbox's output that the engine keeps.
     log_max_bytes: int = 10 << 20
+    #: Bytes of a task's output that are kept in Redis for ``cellwork logs``; the newest stay.
+    log_stream_bytes: int = 4 << 20
+    #: Entries of it, of one or more lines each; the newest stay.
+    log_stream_entries: int = 10_000
+    #: Seconds that it is kept after the task's last line.
+    log_stream_ttl: int = 24 * 3600
     #: Bytes of output that an error quotes.
     log_tail_bytes: int = 4096
     #: Seconds between a signal that asks a sandbox to end and the one that kills it.

@@ -16,6 +16,8 @@ from celery.worker import components, request
 from kombu.asynchronous import Hub
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
+from cellwork_worker.pool import _asks_retry
+
 
 def test_these_are_the_versions_it_was_written_against():
     assert celery.__version__.startswith("5.7.")
@@ -93,3 +95,24 @@ def test_acks_that_wait_in_the_event_loop_can_be_run_without_it():
     _run_ready_callbacks(hub)
     hub.close()
     assert acked == [message]
+
+
+def test_a_second_client_of_the_result_backend_can_have_other_timeouts():
+    backend = Celery("x", backend="redis://127.0.0.1:1/7", set_as_current=False).backend
+    client = backend._create_client(**{**backend.connparams, "socket_timeout": 1.5})
+    settings = client.connection_pool.connection_kwargs
+    assert (settings["socket_timeout"], settings["db"]) == (1.5, 7)
+    client.close()
+
+
+def test_the_trace_says_with_retry_that_a_task_runs_again():
+    app = Celery("x", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+    @app.task(bind=True)
+    def again(self):
+        raise self.retry(countdown=1)
+
+    request = {"id": "1", "delivery_info": {}, "args": (), "kwargs": {}, "called_directly": False}
+    traced = build_tracer(again.name, again, app=app)("1", (), {}, request)
+    assert _asks_retry((1, traced.retval, 0.0))
+    assert not _asks_retry((0, "value", 0.0))

@@ -311,3 +311,32 @@ def test_sys_exit_and_an_import_error_are_the_bodys_failure():
         ended = run(body).outcome
         assert isinstance(ended, outcome.Failure)
         assert ended.type == f"builtins.{kind}"
+
+
+def test_what_is_printed_is_sent_line_by_line_and_logging_shows_level_and_logger(python):
+    ran = run(
+        """
+import sys
+def run():
+    print("one", flush=False)
+    import logging
+    logging.getLogger("a.b").info("two")
+    logging.getLogger("a.b").debug("not shown")
+    return sys.stdout.line_buffering
+""",
+        python,
+    )
+    assert ran.outcome == outcome.Success(True)
+    assert ran.errors == b"INFO a.b: two\n"
+
+
+def test_the_logging_that_a_body_configures_wins(python):
+    ran = run(
+        """
+import logging
+logging.basicConfig(level=logging.DEBUG, format="mine %(message)s")
+def run(): logging.getLogger("a").debug("one")
+""",
+        python,
+    )
+    assert ran.errors == b"mine one\n"

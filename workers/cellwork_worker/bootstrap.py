@@ -26,7 +26,7 @@ sys.modules[P+".main"].main()
 """
 
 #: Each after those that it imports.
-_ORDER = ("wire", "codec", "task", "imports", "standins", "archive", "body", "main")
+_ORDER = ("wire", "codec", "task", "imports", "standins", "output", "archive", "body", "main")
 
 
 @functools.cache

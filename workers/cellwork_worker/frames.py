@@ -75,6 +75,11 @@ class FrameParser:
                 yield message
             buffer = buffer[end + 1 :]
 
+    @property
+    def holds_line_feed(self) -> bool:
+        """What is held back is one line feed."""
+        return self._held == b"\n"
+
     def close(self) -> bytes:
         """The output that was held back when the stream ended."""
         held, self._held = self._held, b""

@@ -16,10 +16,10 @@ from functools import partial
 from signal import SIGKILL, SIGTERM
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
 from celery.concurrency.base import BasePool
 from celery.concurrency.prefork import _run_ready_callbacks  # type: ignore[attr-defined]
-from celery.exceptions import ImproperlyConfigured, Terminated, WorkerLostError
+from celery.exceptions import ImproperlyConfigured, Retry, Terminated, WorkerLostError
 from kombu.asynchronous import get_event_loop
 
 from cellwork_worker import body
@@ -77,6 +77,7 @@ class SandboxPool(BasePool):
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._deadlines = Deadlines()
         self._worker = Worker(self.app, self.options["initargs"][1])
+        self.sandboxes = self._worker.sandboxes
         for task in list(self.app.tasks.values()):
             body.replace(task, self._worker.supervisor)
         self._worker.announce()
@@ -214,8 +215,11 @@ class SandboxPool(BasePool):
     def _trace(self, job: Job) -> Callable[[], None]:
         """Run Celery's trace of the job's task; return what tells Celery how it went."""
         body.enter(job)
+        again = False
         try:
-            return partial(job.callbacks.success, job.target(*job.args))
+            outcome = job.target(*job.args)
+            again = _asks_retry(outcome)
+            return partial(job.callbacks.success, outcome)
         except Ended:
             return self._ended(job)
         except MemoryError as error:
@@ -225,6 +229,7 @@ class SandboxPool(BasePool):
             return partial(job.callbacks.error, ExceptionInfo())
         finally:
             body.enter(None)
+            self._worker.logs.end(job.id, final=not again and job.ended != _SHUTDOWN)
 
     def _ended(self, job: Job) -> Callable[[], None]:
         if job.ended == _TIME_LIMIT:
@@ -284,6 +289,13 @@ class SandboxPool(BasePool):
             slot.inbox.put(None)
         self._deadlines.close()
         self._worker.close()
+
+
+def _asks_retry(outcome: Any) -> bool:
+    """True where Celery's trace, with ``(failed, value, runtime)``, says that the task will run again."""
+    failed, value, _ = outcome
+    error = getattr(value, "exception", None)
+    return bool(failed) and isinstance(error.exc if isinstance(error, ExceptionWithTraceback) else error, Retry)
 
 
 def _info(error: BaseException) -> ExceptionInfo:

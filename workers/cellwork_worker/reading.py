@@ -6,9 +6,11 @@ from collections.abc import Callable
 from celery import states
 
 from cellwork import outcome
+from cellwork.printable import printable
 from cellwork.settings import Settings
 from cellwork_worker.executors.base import STDERR, STDOUT
 from cellwork_worker.frames import Broken, Frame, FrameParser
+from cellwork_worker.logs import SandboxLog
 
 logger = logging.getLogger("cellwork.task")
 
@@ -22,18 +24,27 @@ class Reading:
     """Takes a sandbox's output apart, with bounded memory."""
 
     def __init__(
-        self, sandbox: str, nonce: str | None, settings: Settings, on_state: Callable[[str, object], None]
+        self,
+        sandbox: str,
+        nonce: str | None,
+        settings: Settings,
+        on_state: Callable[[str, object], None],
+        log: SandboxLog,
     ) -> None:
         """Args:
         sandbox: its name, for log lines.
         nonce: of its frames; None: a command task, whose standard output is its result.
         settings: for the limits.
         on_state: told of every `update_state`.
+        log: takes all that the task prints.
         """
         self._sandbox = sandbox
         self._settings = settings
         self._on_state = on_state
+        self._log = log
         self._parsers = {stream: FrameParser(nonce, settings.result_max_bytes) for stream in (STDOUT, STDERR) if nonce}
+        #: Streams of which the log has a line feed that the parser still holds back.
+        self._ahead: set[int] = set()
         self._forwarded = 0
         self._ended = False
         self.dropped = 0
@@ -53,7 +64,12 @@ class Reading:
             if isinstance(item, bytes):
                 self._output(stream, item)
             else:
+                self._ahead.discard(stream)
                 self._message(stream, item)
+        if parser.holds_line_feed and stream not in self._ahead:
+            # It may begin a frame, but hardly ever does: who follows the output must not wait for the next line.
+            self._ahead.add(stream)
+            self._keep(stream, b"\n")
         # The end mark on standard error says that everything printed there is here too.
         return self.outcome is not None and self._ended
 
@@ -62,19 +78,32 @@ class Reading:
         for stream, parser in self._parsers.items():
             if held := parser.close():
                 self._output(stream, held)
+        self._log.close()
         if self.dropped:
             logger.warning("%s printed %d bytes more, not shown here", self._sandbox, self.dropped)
 
     def _output(self, stream: int, data: bytes) -> None:
+        if stream in self._ahead:
+            self._ahead.discard(stream)
+            data = data[1:]
+        if data:
+            self._keep(stream, data)
+            self._forward(data)
+
+    def _keep(self, stream: int, data: bytes) -> None:
+        self._log.write(stream, data)
         self.tail = (self.tail + data[-self._settings.log_tail_bytes :])[-self._settings.log_tail_bytes :]
         if stream == STDOUT and not self._parsers:
             self.stdout += data[: self._settings.result_max_bytes + 1 - len(self.stdout)]
+
+    def _forward(self, data: bytes) -> None:
+        """Show it in the worker's own log."""
         shown = data[: max(0, _FORWARD_BYTES - self._forwarded)]
         self._forwarded += len(shown)
         self.dropped += len(data) - len(shown)
         if shown and logger.isEnabledFor(logging.INFO):
             for line in shown.decode("utf-8", "backslashreplace").splitlines():
-                logger.info("%s| %s", self._sandbox, _printable(line))
+                logger.info("%s| %s", self._sandbox, printable(line))
 
     def _message(self, stream: int, message: Frame | Broken) -> None:
         if self.outcome is not None and stream == STDOUT:
@@ -113,8 +142,3 @@ class Reading:
             return
         assert isinstance(data, dict)
         self._on_state(name, data.get("meta"))
-
-
-def _printable(line: str) -> str:
-    # A task must not be able to write control sequences to the terminal of whoever reads the worker's log.
-    return "".join(char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in line)

@@ -26,7 +26,9 @@ from cellwork_worker.executors.base import STARTED, Executor, Exit
 from cellwork_worker.hardening import harden
 from cellwork_worker.job import Ended, Job
 from cellwork_worker.launch import Launch
+from cellwork_worker.logs import Logs
 from cellwork_worker.reading import Reading
+from cellwork_worker.sandboxes import Sandboxes
 
 logger = logging.getLogger("cellwork.worker")
 
@@ -47,6 +49,8 @@ class Supervisor:
         executors: Callable[[str], Executor],
         worker: str,
         secret: bytes,
+        logs: Logs,
+        sandboxes: Sandboxes,
     ) -> None:
         """Nothing starts before `run`.
 
@@ -56,12 +60,16 @@ class Supervisor:
             executors: gives the executor of a name.
             worker: Celery's node name.
             secret: what nonces are derived from; tasks never see it.
+            logs: takes what tasks print.
+            sandboxes: told what runs.
         """
         self._settings = settings
         self._policy = rules
         self._executors = executors
         self._worker = worker
         self._secret = secret
+        self._logs = logs
+        self._sandboxes = sandboxes
 
     def run(self, body: Body, job: Job, args: Args, kwargs: Kwargs) -> object:
         """Run the task's body in a sandbox; return what it returned.
@@ -80,7 +88,7 @@ class Supervisor:
         start = 0
         for attempt in range(self._settings.infra_retries + 1):
             try:
-                return self._once(executor, self._launch(body, job, spec, args, kwargs, start), body, job)
+                return self._once(name, executor, self._launch(body, job, spec, args, kwargs, start), body, job)
             except CellworkError as error:
                 if not error.infrastructure or attempt == self._settings.infra_retries:
                     raise
@@ -88,18 +96,20 @@ class Supervisor:
                 self._back_off(job, error, attempt)
         raise AssertionError("unreachable")
 
-    def _once(self, executor: Executor, launch: Launch, body: Body, job: Job) -> object:
+    def _once(self, name: str, executor: Executor, launch: Launch, body: Body, job: Job) -> object:
         def on_state(state: str, meta: object) -> None:
             body.task.update_state(task_id=job.id, state=state, meta=meta)
 
         def emit(stream: int, chunk: bytes) -> bool:
             if stream == STARTED:
                 job.running()
+                self._sandboxes.started(launch.id)
                 return False
             return reading.emit(stream, chunk)
 
         nonce = self._nonce(launch.id) if launch.payload is not None else None
-        reading = Reading(launch.id, nonce, self._settings, on_state)
+        log = self._logs.open(job.id, launch.id, int(body.request.retries or 0))
+        reading = Reading(launch.id, nonce, self._settings, on_state, log)
         job.soft_signal = SIGTERM if body.is_command else None
         spec = launch.spec
         job.kill_grace = spec.stop_grace or self._settings.kill_grace
@@ -110,7 +120,8 @@ class Supervisor:
 
         job.starting(stop)
         try:
-            ended = executor.run(launch, emit)
+            with self._sandboxes.entered(launch, name, executor):
+                ended = executor.run(launch, emit)
         except CellworkError:
             if job.ended is not None:
                 raise Ended from None

@@ -6,8 +6,9 @@ from typing import Any
 
 from cellwork import settings as settings_
 from cellwork.errors import CellworkError
-from cellwork_worker import policy
+from cellwork_worker import logs, policy
 from cellwork_worker.executors.registry import Executors
+from cellwork_worker.sandboxes import Sandboxes
 from cellwork_worker.supervisor import Supervisor
 
 logger = logging.getLogger("cellwork.worker")
@@ -24,8 +25,11 @@ class Worker:
         """
         self.settings = settings_.load(app)
         self.executors = Executors(self.settings, name)
+        rules = policy.load(self.settings.policy)
+        self.logs = logs.Logs(logs.client(app), self.settings)
+        self.sandboxes = Sandboxes()
         self.supervisor = Supervisor(
-            self.settings, policy.load(self.settings.policy), self.executors, name, self._secret(app)
+            self.settings, rules, self.executors, name, self._secret(app), self.logs, self.sandboxes
         )
 
     def announce(self) -> None:
@@ -45,6 +49,8 @@ class Worker:
                 executor.sweep(frozenset())
             except CellworkError as error:
                 logger.error("sandboxes of this worker may be left: %s", error)
+        self.sandboxes.close()
+        self.logs.close()
 
     def _secret(self, app: Any) -> bytes:
         """What nonces are made from; the same on all workers, so that one can read on what another began."""

@@ -10,8 +10,12 @@ except ImportError as error:
 
 from cellwork.errors import CellworkError
 
+from .cp import cp
 from .demo import demo
 from .doctor import doctor
+from .exec_ import exec_
+from .logs import logs
+from .ps import ps
 from .up import up
 
 
@@ -24,14 +28,17 @@ def cellwork() -> None:
 cellwork.add_command(up)
 cellwork.add_command(demo)
 cellwork.add_command(doctor)
+cellwork.add_command(ps)
+cellwork.add_command(logs)
+cellwork.add_command(exec_)
+cellwork.add_command(cp)
 
 
 def main() -> None:
     """Entry point; an expected error is one line on standard error and exit status 1."""
     try:
-        cellwork.main(prog_name="cellwork", standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
+        # A command's own exit status; click raises no Exit where it is not standalone.
+        sys.exit(cellwork.main(prog_name="cellwork", standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -32,11 +32,34 @@ def load(name: str) -> Celery:
             f"-A {name}: no Celery application there ({error}). Name the module that has it, as for celery -A, "
             f"from the folder that holds it"
         ) from error
+    return checked(app, name)
+
+
+def checked(app: Celery, name: str) -> Celery:
+    """`app`, if its tasks run in sandboxes.
+
+    Raises:
+        click.ClickException: they do not.
+    """
     if app.conf.get("worker_pool") != "cellwork_worker.pool:SandboxPool":
         raise click.ClickException(
             f"-A {name}: its tasks run in no sandbox; write app = cellwork.configure(Celery(…)) there"
         )
     return app
+
+
+def given(context: click.Context, name: str | None) -> Celery:
+    """The application of a command: its own ``-A``, or the one of ``celery -A … cellwork``.
+
+    Raises:
+        click.ClickException: there is none.
+    """
+    if name is not None:
+        return load(name)
+    app = getattr(context.find_root().obj, "app", None)
+    if app is None or app.main is None:
+        raise click.UsageError("which application? Say -A module, as for celery -A")
+    return checked(app, str(app.main))
 
 
 def answers(url: str, timeout: float = 2.0) -> bool:

@@ -1,7 +1,7 @@
 """The port between the supervisor and whatever makes sandboxes."""
 
 from collections.abc import Callable, Set
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -70,3 +70,25 @@ class Executor(Protocol):
 
     def check(self) -> Health:
         """Say whether sandboxes can be made now. Never raises."""
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sandbox uses now."""
+
+    #: Of one processor; 200 is two of them.
+    cpu_percent: float
+    #: Without the page cache that can go at any time.
+    memory_bytes: int
+    memory_limit_bytes: int | None = None
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """An executor that can tell what a sandbox uses."""
+
+    def usage(self, launch_id: str) -> Usage | None:
+        """Measure; takes up to a few seconds. None: there is no running sandbox with this id.
+
+        Raises:
+            cellwork.errors.EngineUnavailable.
+        """

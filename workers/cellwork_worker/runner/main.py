@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 
-from . import archive, body, codec, standins
+from . import archive, body, codec, output, standins
 from . import task as task_
 from .wire import READY, Wire, read_payload
 
@@ -45,6 +45,7 @@ def main():
 def _prepare(header, bundle):
     """What needs no task yet. Returns the error that the task is to end with, if one was raised."""
     try:
+        output.install()
         standins.install()
         if header["code"] == "ship":
             sys.path.insert(0, archive.unpack(bundle))
@@ -82,7 +83,6 @@ def _outcome(header, wire):
         running = task_.Running(header, args, kwargs, send_state)
         call = body.find(header["target"], header["task"]["name"], running)
         task_.Current.running = running
-        _log_to_stderr()
         value = _limited(header.get("soft_time_limit"), call, args, kwargs)
     except Terminated:
         raise
@@ -108,12 +108,6 @@ def _limited(seconds, call, args, kwargs):
         return call(*args, **kwargs)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _log_to_stderr():
-    logging = sys.modules.get("logging")
-    if logging is not None and not logging.root.handlers:
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
 
 def _flush():

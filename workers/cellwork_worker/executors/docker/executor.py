@@ -13,13 +13,14 @@ import msgspec
 from docker.errors import APIError, NotFound
 
 from cellwork.errors import EngineUnavailable, SandboxLost
-from cellwork_worker.executors.base import STARTED, Emit, Exit, Health
+from cellwork_worker.executors.base import STARTED, Emit, Exit, Health, Usage
 from cellwork_worker.launch import Launch
 
 from .containers import Container, Containers
 from .demand import WarmLimits
 from .engine import Engine, answer
 from .stream import Attached, Demux, Followed, chunks, skip_ready
+from .usage import usage
 from .warmpool import WarmPool
 
 logger = logging.getLogger("cellwork.worker")
@@ -143,6 +144,16 @@ class DockerExecutor:
     def facts(self) -> dict[str, object]:
         """What the worker's inspection shows of it."""
         return {"warm": self._warm.facts()}
+
+    def usage(self, launch_id: str) -> Usage | None:
+        """See `Metered`. The engine compares two moments, a second apart."""
+        if (sandbox := self._running.get(launch_id)) is None:
+            return None
+        try:
+            with self._engine.errors(f"to measure sandbox {launch_id}"):
+                return usage(self._engine.client.stats(sandbox.container.id, stream=False))
+        except APIError:
+            return None  # it has just ended
 
     def _keeps(self, name: str) -> bool:
         return name in self._containers.holders or name in self._warm

@@ -1,0 +1,117 @@
+"""``cellwork ps``: what runs where, how long, and what it uses."""
+
+import json
+import time
+from typing import Any
+
+import click
+from celery import Celery
+from kombu.exceptions import OperationalError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cellwork.printable import printable
+
+from . import application
+
+#: Seconds in which workers must answer, and after that figures may take so long.
+_ANSWER, _FIGURES = 1.0, 4.0
+
+#: Seconds that a worker waits for its figures before it answers without.
+_WAIT = 0.3
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def running(app: Celery, *, figures: bool = False) -> list[dict[str, Any]]:
+    """The sandboxes of all workers; with what they use, if `figures`.
+
+    Raises:
+        click.ClickException: the broker does not answer, or no worker does.
+    """
+    url = str(app.conf.broker_url)
+    if not application.answers(url):
+        raise click.ClickException(f"the broker at {url.rpartition('@')[2]} (broker_url) does not answer; start it")
+    answers = _ask(app, None, 0.0)
+    if not answers:
+        raise click.ClickException(
+            f"no worker answered within {_ANSWER:g} s; start one: cellwork up, or celery -A … worker"
+        )
+    deadline = time.monotonic() + _FIGURES
+    while figures and time.monotonic() < deadline and not all(row["measured"] for row in _rows(answers)):
+        answers = _ask(app, list(answers), _WAIT) or answers
+    return _rows(answers)
+
+
+def _ask(app: Celery, workers: list[str] | None, wait: float) -> dict[str, Any]:
+    try:
+        # With a limit it returns as soon as they have all answered; each of them waits for its figures.
+        replies = app.control.broadcast(
+            "cellwork_ps",
+            arguments={"wait": wait},
+            destination=workers,
+            limit=len(workers) if workers else None,
+            reply=True,
+            timeout=_ANSWER,
+        )
+    except (OperationalError, OSError) as error:
+        raise click.ClickException(f"the broker does not answer: {error}") from error
+    return {worker: rows for reply in replies or [] for worker, rows in reply.items() if isinstance(rows, list)}
+
+
+def _rows(answers: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = [{**row, "worker": worker} for worker, found in answers.items() for row in found]
+    return sorted(rows, key=lambda row: -row["seconds"])
+
+
+@click.command()
+@click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def ps(context: click.Context, name: str | None, as_json: bool) -> None:
+    """List the running sandboxes of all workers, with what they use now."""
+    rows = running(application.given(context, name), figures=True)
+    if as_json:
+        shown = [{key: value for key, value in row.items() if key != "measured"} for row in rows]
+        click.echo(json.dumps(shown, indent=2))
+    else:
+        console = Console()
+        # Into a pipe go whole lines, whatever their length.
+        console.print(_table(rows), width=None if console.is_terminal else 1000, crop=False)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    titles = ("TASK", "TASK ID", "SANDBOX", "EXECUTOR", "IMAGE", "WORKER", "STATUS", "UPTIME", "CPU", "MEMORY")
+    for title in titles:
+        table.add_column(title, overflow="fold", no_wrap=title in {"STATUS", "UPTIME", "CPU", "MEMORY"})
+    for row in rows:
+        cpu, memory, limit = row["cpu_percent"], row["memory_bytes"], row["memory_limit_bytes"]
+        cells = [
+            *(row[key] for key in ("task", "task_id", "sandbox", "executor")),
+            row["image"] or "–",
+            row["worker"],
+            row["status"],
+            _duration(row["seconds"]),
+            "–" if cpu is None else f"{cpu:.1f} %",
+            "–" if memory is None else size(memory) + (f" / {size(limit)}" if limit else ""),
+        ]
+        # Names come from messages: text, never markup, and nothing that a terminal obeys.
+        table.add_row(*(Text(printable(str(cell))) for cell in cells))
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s" if minutes else f"{rest}s"
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them."""
+    for unit in _UNITS[:-1]:
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} {_UNITS[-1]}"

@@ -1,0 +1,49 @@
+"""What a sandbox prints reaches its log at once, and as it was printed."""
+
+import json
+
+from cellwork.settings import Settings
+from cellwork_worker.executors.base import STDOUT
+from cellwork_worker.logs import SandboxLog
+from cellwork_worker.logstream import LogStream
+from cellwork_worker.reading import Reading
+
+NONCE = "ab" * 16
+
+
+class Kept(SandboxLog):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(None, "id", LogStream("cellwork-id-0", 0, 1000, 1000))
+        self.text = b""
+
+    def write(self, stream: int, data: bytes) -> None:
+        self.text += data
+
+
+def reading() -> tuple[Reading, Kept]:
+    log = Kept()
+    return Reading("cellwork-id-0", NONCE, Settings(), lambda state, meta: None, log), log
+
+
+def frame(kind: str) -> bytes:
+    return b"\n" + NONCE.encode() + b" " + json.dumps({"kind": kind, "data": None}).encode() + b"\n"
+
+
+def test_a_line_is_given_at_once_although_its_line_feed_may_begin_a_frame():
+    reader, log = reading()
+    reader.emit(STDOUT, b"one\n")
+    assert log.text == b"one\n"
+    reader.emit(STDOUT, b"two\n")
+    assert log.text == b"one\ntwo\n"
+    reader.emit(STDOUT, b"\n\nthree")
+    reader.close()
+    assert log.text == b"one\ntwo\n\n\nthree"
+
+
+def test_frames_are_not_in_the_log_and_a_line_left_open_before_one_goes_on_behind_it():
+    reader, log = reading()
+    reader.emit(STDOUT, b"open" + frame("usage") + b" and closed\n" + frame("usage"))
+    reader.close()
+    assert log.text == b"open and closed\n"
