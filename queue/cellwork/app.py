@@ -11,7 +11,7 @@ from celery.app.task import Task as CeleryTask
 from kombu.exceptions import EncodeError
 from kombu.messaging import Producer
 
-from . import routing, settings
+from . import broker, routing, settings
 from . import spec as specs
 from .arguments import invalid_argument
 from .errors import InvalidSetting
@@ -57,6 +57,7 @@ def configure(app: A, **given: Any) -> A:
     settings.check(given)
     if getattr(app, "_cellwork", False):
         app.conf.update(cellwork={**(app.conf.get("cellwork") or {}), **given})
+        broker.set_transport_options(app)
         return app
     # Private parts of Celery, and attributes that it does not declare: Any says so to the type checker.
     inner: Any = app
@@ -68,6 +69,7 @@ def configure(app: A, **given: Any) -> A:
     # Evaluated once Celery has read the user's settings: what those say is left out.
     app.add_defaults(lambda: {key: value for key, value in DEFAULTS.items() if not _says(inner._conf, key)})
     app.add_defaults(lambda: {"cellwork": given})
+    inner.on_after_configure.connect(broker.set_transport_options, weak=False)
     base: Any = inner.task_cls
     if base == "celery.app.task:Task":
         inner.task_cls = Task

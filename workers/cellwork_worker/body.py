@@ -145,6 +145,8 @@ def replace(task: Any, supervisor: "Supervisor") -> None:
             raise
         except (CellworkError, SoftTimeLimitExceeded) as error:
             raise Final(error) from error.__cause__
+        finally:
+            job.confirm(job)
 
     if wrapped:
         task._orig_run = sandboxed

@@ -32,6 +32,9 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes | None
     #: On the sandbox, so that it can be listed, adopted and swept.
     labels: dict[str, str]
+    #: Its executor does not remove it at its end: `discard` does, once the outcome is stored, so that a worker which
+    #: dies in between leaves it to the next.
+    keep: bool = False
     #: Only for the inline executor: the body, ready to be called.
     body: Callable[[], object] | None = None
 

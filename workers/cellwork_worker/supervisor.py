@@ -66,6 +66,8 @@ class Supervisor:
             Exception: what the body raised, or an error of the taxonomy.
             Ended: the task was ended from outside.
         """
+        if job.refusal is not None:
+            raise job.refusal
         spec = specs.merge(body.spec, body.overrides())
         name = self._executor_name(body, spec)
         executor = self._executors(name)
@@ -73,14 +75,16 @@ class Supervisor:
             return self._run_inline(executor, body, job, spec, args, kwargs)
         spec = harden(body.name, spec, self._settings.defaults)
         policy.check(body.name, spec, self._policy)
-        start = 0
         for attempt in range(self._settings.infra_retries + 1):
             try:
-                return self._once(executor, self._launch(body, job, spec, args, kwargs, start), body, job)
+                return self._once(executor, self._launch(body, job, spec, args, kwargs), body, job)
             except CellworkError as error:
                 if not error.infrastructure or attempt == self._settings.infra_retries:
                     raise
-                start += isinstance(error, SandboxLost)
+                if isinstance(error, SandboxLost):
+                    job.discard()
+                    job.start += 1
+                    job.on_restart(job)
                 self._back_off(job, error, attempt)
         raise AssertionError("unreachable")
 
@@ -97,7 +101,8 @@ class Supervisor:
         nonce = self._nonce(launch.id) if launch.payload is not None else None
         reading = Reading(launch.id, nonce, self._settings, on_state)
         job.soft_signal = SIGTERM if body.is_command else None
-        job.starting(lambda signal: executor.stop(launch.id, signal))
+        job.starting(lambda signal: executor.stop(launch.id, signal), lambda: executor.abandon(launch.id))
+        job.discard = lambda: executor.discard(launch.id)
         try:
             ended = executor.run(launch, emit)
         except CellworkError:
@@ -139,8 +144,8 @@ class Supervisor:
         # "docker" means a sandbox on the worker's own host; which kind of sandbox, that host decides.
         return self._settings.executor if asked == "docker" else asked
 
-    def _launch(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs, start: int) -> Launch:
-        launch_id = launches.sandbox_name(job.id, int(body.request.retries or 0), start)
+    def _launch(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs) -> Launch:
+        launch_id = launches.sandbox_name(job.id, int(body.request.retries or 0), job.start)
         if body.is_command:
             argv, env, payload = _command(body, args, kwargs), spec.env or {}, None
         else:
@@ -156,6 +161,7 @@ class Supervisor:
             env=env,
             payload=payload,
             labels=launches.labels(self._settings.installation, self._worker, body.name, job.id, spec),
+            keep=True,
         )
 
     def _payload(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs, nonce: str) -> bytes:

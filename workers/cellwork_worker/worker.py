@@ -2,13 +2,25 @@
 
 import logging
 import secrets
+import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
+from celery import signals, states
+from celery.backends.base import DisabledBackend
+from redis import RedisError
 
 from cellwork import settings as settings_
-from cellwork.errors import CellworkError
+from cellwork.broker import Broker
+from cellwork.errors import CellworkError, Poisoned
+from cellwork_worker import delivery, heartbeat
 from cellwork_worker.executors.registry import Executors
+from cellwork_worker.fencing import Claim, Tokens
+from cellwork_worker.heartbeat import Heartbeat
+from cellwork_worker.job import Job
+from cellwork_worker.lease import Leases
 from cellwork_worker.policy import Policy
 from cellwork_worker.supervisor import Supervisor
 
@@ -30,6 +42,62 @@ class Worker:
         )
         rules = msgspec.convert(self.settings.policy, Policy)
         self.supervisor = Supervisor(self.settings, rules, self.executors, name, self._secret(app))
+        self._app = app
+        self.broker = Broker(app)
+        place = self.executors(self.settings.executor).place()
+        boot = uuid.uuid4().hex[:12]
+        self._heartbeat = Heartbeat(
+            worker=name,
+            boot=boot,
+            place=place,
+            executor=self.settings.executor,
+            visibility_timeout=self.broker.visibility_timeout,
+        )
+        self.tokens = Tokens(self.broker, name)
+        self.leases = Leases(
+            self.broker, self.tokens, boot, place, lambda: heartbeat.beat(self.broker, self._heartbeat)
+        )
+        signals.worker_ready.connect(self.leases.watch)
+        self.leases.start()
+
+    def claim(self, job: Job) -> Callable[[], None] | None:
+        """Take the job's token. None: run it. Else: call what this gives in the event loop's thread instead."""
+        claim = self.leases.claim(job)
+        if claim.answer == "held":
+            logger.info("%s runs elsewhere; this delivery is left to that worker", job.sandbox)
+            return partial(delivery.forget, job.request)
+        if claim.answer == "done" or (claim.deliveries > 1 and self._has_outcome(job)):
+            logger.info("%s has its outcome already; this delivery is acknowledged", job.sandbox)
+            return partial(delivery.acknowledge, job.request)
+        if claim.deliveries > self.settings.max_deliveries:
+            self._bury(job, claim)
+        return None
+
+    def stored(self, job: Job) -> None:
+        """The trace of the job is through. What it stored says so to a later delivery; if it stores nothing, we say."""
+        if job.request.ignore_result:
+            self.leases.finish_now(job)
+
+    def _has_outcome(self, job: Job) -> bool:
+        """True where an earlier worker stored the outcome and died before it could acknowledge the message."""
+        backend = self._app.backend
+        if job.request.ignore_result or isinstance(backend, DisabledBackend):
+            return False
+        meta = backend.get_task_meta(job.id, cache=False)
+        if meta["status"] not in states.READY_STATES:
+            return False
+        # It may have died before it counted this member of a chord; counting twice changes nothing.
+        if job.request.chord:
+            backend.on_chord_part_return(job.request._context, meta["status"], meta["result"])
+        return True
+
+    def _bury(self, job: Job, claim: Claim) -> None:
+        where = ", ".join(sorted({worker for worker, _ in claim.history}))
+        job.refusal = Poisoned(
+            f"task {job.request.name}[{job.id}]: delivered {claim.deliveries} times (max_deliveries="
+            f"{self.settings.max_deliveries}) to {where}, and no worker lived to give an outcome. See what it was: "
+            f"cellwork dead show {job.id}"
+        )
 
     def announce(self) -> None:
         """Say in the log whether sandboxes can be made, and what they isolate."""
@@ -43,6 +111,13 @@ class Worker:
 
     def close(self) -> None:
         """End what is left of this worker's sandboxes, and wait until it is gone."""
+        signals.worker_ready.disconnect(self.leases.watch)
+        self.leases.close()
+        try:
+            heartbeat.end(self.broker, self._heartbeat)
+        except RedisError as error:
+            logger.warning("the broker does not know yet that this worker leaves: %s", error)
+        self.broker.close()
         for executor in self.executors.made():
             try:
                 executor.sweep(frozenset())

@@ -10,13 +10,14 @@ import msgspec
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from cellwork.errors import EngineUnavailable, ImageUnavailable, InvalidSpec, SandboxLost
-from cellwork_worker.executors.base import STARTED, Emit, Exit, Health
+from cellwork_worker.executors.base import STARTED, Abandoned, Emit, Exit, Health, Sandbox
 from cellwork_worker.launch import Launch
 
 from .container import container_config
 from .engine import Engine, answer
 from .holders import Holders, may_join
 from .images import pull
+from .listing import listed
 from .removal import Remover
 from .stream import Attached, Followed, chunks
 
@@ -48,6 +49,8 @@ class DockerExecutor:
         self._holders = Holders(self._engine, self._labels)
         self._joined: dict[str, tuple[str, str]] = {}
         self._attached: dict[str, Attached | Followed] = {}
+        self._abandoned: set[str] = set()
+        self._place: str | None = None
 
     def run(self, launch: Launch, emit: Emit) -> Exit:
         """See the port."""
@@ -58,12 +61,16 @@ class DockerExecutor:
             self._attached[launch.id] = streams
             try:
                 emit(STARTED, b"")
+                self._check_ours(launch)
                 complete = any(emit(stream, chunk) for stream, chunk in chunks(streams.read))
+                if not complete:
+                    self._check_ours(launch)
                 ended = Exit() if complete else self._exit(launch)
             finally:
                 self._attached.pop(launch.id, None)
                 streams.close()
-                self._remove(launch.id)
+                if not launch.keep:
+                    self._remove(launch.id)
         return msgspec.structs.replace(ended, adopted=isinstance(streams, Followed), start_seconds=start_seconds)
 
     def stop(self, launch_id: str, signal: int) -> None:
@@ -80,13 +87,40 @@ class DockerExecutor:
                 streams.close()
             raise
 
+    def abandon(self, launch_id: str) -> None:
+        """See the port."""
+        # It keeps its holder, for its namespace is in use for as long as it runs.
+        self._abandoned.add(launch_id)
+        if (streams := self._attached.get(launch_id)) is not None:
+            streams.close()
+
+    def discard(self, launch_id: str) -> None:
+        """See the port."""
+        self._remove(launch_id)
+
+    def sandboxes(self) -> list[Sandbox]:
+        """See the port."""
+        filters = {"label": f"cellwork.installation={self._labels['cellwork.installation']}"}
+        with self._engine.errors("to list sandboxes"):
+            return listed(self._engine.client.containers(all=True, filters=filters))
+
+    def place(self) -> str:
+        """See the port: the engine's own id."""
+        if self._place is None:
+            try:
+                with self._engine.errors("to ask who it is"):
+                    self._place = f"docker-{self._engine.client.info().get('ID')}"
+            except (EngineUnavailable, APIError):
+                return "docker-unknown"
+        return self._place
+
     def sweep(self, live: Set[str]) -> list[str]:
         """See the port. Holders that no sandbox uses go too; new ones are made when needed."""
         filters = {"label": [f"{key}={value}" for key, value in self._labels.items()]}
         with self._engine.errors("to list sandboxes"):
             found = self._engine.client.containers(all=True, filters=filters)
             names = [container["Names"][0].lstrip("/") for container in found if container["Names"]]
-            ended = [name for name in names if name not in live and name not in self._holders]
+            ended = [name for name in names if name not in live | self._abandoned and name not in self._holders]
             for name in ended:
                 self._remove(name)
             self._remover.wait()
@@ -155,6 +189,7 @@ class DockerExecutor:
         """Create the container, pulling its image where asked. False: there is one with this name already."""
         spec = launch.spec
         self._leave(launch.id, removed=False)
+        self._abandoned.discard(launch.id)
         deadline = time.monotonic() + (spec.start_timeout or 0)
         if spec.pull == "always":
             pull(self._engine, launch, deadline)
@@ -219,6 +254,10 @@ class DockerExecutor:
                 return
 
         threading.Thread(target=send, name=f"{launch.id}-payload", daemon=True).start()
+
+    def _check_ours(self, launch: Launch) -> None:
+        if launch.id in self._abandoned:
+            raise Abandoned(f"task {launch.task}: sandbox {launch.id} was left to another worker")
 
     def _exit(self, launch: Launch) -> Exit:
         client = self._engine.client
