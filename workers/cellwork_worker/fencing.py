@@ -83,6 +83,17 @@ class Claim(msgspec.Struct, frozen=True):
     history: tuple[tuple[str, int], ...]
 
 
+class Holding(msgspec.Struct, frozen=True):
+    """How a token stands."""
+
+    #: A worker holds it now.
+    live: bool = False
+    #: Its task has its outcome.
+    done: bool = False
+    #: Seconds since the epoch, when the last worker's claim ran out; 0: unknown.
+    until: float = 0.0
+
+
 class Tokens:
     """All methods may raise `redis.RedisError`."""
 
@@ -125,9 +136,12 @@ class Tokens:
         """Note how many sandboxes were lost, so that another worker looks for the one that runs now."""
         self._broker.client.hset(self.key(attempt), "start", str(start))
 
-    def forget(self, attempt: str) -> None:
-        """The next delivery is the first one."""
-        self._broker.client.delete(self.key(attempt))
+    def look(self, attempt: str) -> Holding:
+        """How it stands."""
+        found: Any = self._broker.client.hmget(self.key(attempt), ["owner", "until", "done"])
+        now: Any = self._broker.client.time()
+        until = float(found[1] or 0) / 1000
+        return Holding(live=bool(found[0]) and until > now[0], done=bool(found[2]), until=until)
 
     def _run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         return self._broker.client.register_script(script)(keys=keys, args=args)

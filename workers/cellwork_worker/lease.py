@@ -81,7 +81,7 @@ class Leases:
             job.claimed = _now()
             return self._tokens.claim(job.sandbox, owner)
 
-        claim = self._patiently(ask, f"{job.sandbox}: cannot claim it") or Claim("held", 0, 0, ())
+        claim = self.patiently(ask, f"{job.sandbox}: cannot claim it") or Claim("held", 0, 0, ())
         if claim.answer == "mine":
             job.owner, job.start = owner, claim.start
             with self._lock:
@@ -99,14 +99,14 @@ class Leases:
         if _now() - max(self._renewed, job.claimed) < self._tokens.lease:
             return
         owner = job.owner
-        taken = self._patiently(lambda: self._tokens.renew({job.sandbox: owner}), f"{job.sandbox}: cannot be confirmed")
+        taken = self.patiently(lambda: self._tokens.renew({job.sandbox: owner}), f"{job.sandbox}: cannot be confirmed")
         if taken != {}:
             self._fence(job, (taken or {}).get(job.sandbox, ""))
             raise Ended
 
     def started(self, job: Job) -> None:
         """Note that the infrastructure made the job start another sandbox."""
-        self._patiently(lambda: self._tokens.started(job.sandbox, job.start), f"{job.sandbox}: cannot note its start")
+        self.patiently(lambda: self._tokens.started(job.sandbox, job.start), f"{job.sandbox}: cannot note its start")
 
     def finish(self, job: Job) -> None:
         """The job's outcome is stored. Does not block: told to Redis in the background."""
@@ -118,7 +118,7 @@ class Leases:
         """The same, told to Redis before this returns: for outcomes that are stored nowhere."""
         owner = job.owner
         if owner is not None:
-            self._patiently(lambda: self._tokens.finish(job.sandbox, owner), f"{job.sandbox}: cannot note its end")
+            self.patiently(lambda: self._tokens.finish(job.sandbox, owner), f"{job.sandbox}: cannot note its end")
         self._drop(job)
 
     def give_back(self, job: Job) -> None:
@@ -129,6 +129,20 @@ class Leases:
                 self._tokens.give_back(job.sandbox, job.owner)
             except RedisError as error:
                 logger.warning("%s: its token is not given back, and runs out by itself: %s", job.sandbox, error)
+
+    def patiently(self, ask: Callable[[], T], what: str) -> T | None:
+        """Call `ask` until Redis answers, for at most one visibility timeout; None: it did not."""
+        deadline, pause = _now() + self._broker.visibility_timeout, _FIRST_PAUSE
+        while True:
+            try:
+                return ask()
+            except RedisError as error:
+                if _now() + pause > deadline:
+                    logger.error("%s, given up: %s", what, error)
+                    return None
+                logger.warning("%s, asking again in %.1f s: %s", what, pause, error)
+            threading.Event().wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
 
     def close(self) -> None:
         """Tell Redis what is left to tell, and end."""
@@ -203,20 +217,6 @@ class Leases:
             job.leave(FENCED)
         else:
             job.end(FENCED, SIGKILL)
-
-    def _patiently(self, ask: Callable[[], T], what: str) -> T | None:
-        """Ask until Redis answers, for at most one visibility timeout; None: it did not."""
-        deadline, pause = _now() + self._broker.visibility_timeout, _FIRST_PAUSE
-        while True:
-            try:
-                return ask()
-            except RedisError as error:
-                if _now() + pause > deadline:
-                    logger.error("%s, given up: %s", what, error)
-                    return None
-                logger.warning("%s, asking again in %.1f s: %s", what, pause, error)
-            threading.Event().wait(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
 
 
 def _now() -> float:

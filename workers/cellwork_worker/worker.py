@@ -1,6 +1,7 @@
 """What one worker process has: its settings, its policy, its executors, its supervisor."""
 
 import logging
+import re
 import secrets
 import uuid
 from collections.abc import Callable
@@ -14,17 +15,24 @@ from redis import RedisError
 
 from cellwork import settings as settings_
 from cellwork.broker import Broker
+from cellwork.deadletter import DeadLetter, DeadLetters
 from cellwork.errors import CellworkError, Poisoned
 from cellwork_worker import delivery, heartbeat
+from cellwork_worker.executors.base import Executor
 from cellwork_worker.executors.registry import Executors
 from cellwork_worker.fencing import Claim, Tokens
 from cellwork_worker.heartbeat import Heartbeat
 from cellwork_worker.job import Job
+from cellwork_worker.launch import attempt_of, sandbox_name
 from cellwork_worker.lease import Leases
 from cellwork_worker.policy import Policy
+from cellwork_worker.reaper import Reaper, Reaping
 from cellwork_worker.supervisor import Supervisor
 
 logger = logging.getLogger("cellwork.worker")
+
+#: A frame of the runner among a sandbox's output (docs/protocol.md), which is not for people.
+_FRAME = re.compile(rb"^[0-9a-f]{32} \{.*\n?", re.MULTILINE)
 
 
 class Worker:
@@ -58,6 +66,10 @@ class Worker:
             self.broker, self.tokens, boot, place, lambda: heartbeat.beat(self.broker, self._heartbeat)
         )
         signals.worker_ready.connect(self.leases.watch)
+        self.dead = DeadLetters(self.broker)
+        self._reaping = Reaping(
+            Reaper(app, self.broker, self.tokens), self.executors.made, self.broker.visibility_timeout
+        )
         self.leases.start()
 
     def claim(self, job: Job) -> Callable[[], None] | None:
@@ -92,16 +104,43 @@ class Worker:
         return True
 
     def _bury(self, job: Job, claim: Claim) -> None:
+        request, message = job.request, job.request.message
         where = ", ".join(sorted({worker for worker, _ in claim.history}))
         job.refusal = Poisoned(
-            f"task {job.request.name}[{job.id}]: delivered {claim.deliveries} times (max_deliveries="
+            f"task {request.name}[{job.id}]: delivered {claim.deliveries} times (max_deliveries="
             f"{self.settings.max_deliveries}) to {where}, and no worker lived to give an outcome. See what it was: "
             f"cellwork dead show {job.id}"
         )
+        letter = DeadLetter(
+            task=request.name,
+            task_id=job.id,
+            error=str(job.refusal),
+            deliveries=claim.deliveries,
+            history=claim.history,
+            output=self._last_output(job),
+            exchange=message.delivery_info.get("exchange") or "",
+            routing_key=message.delivery_info.get("routing_key") or "",
+            message=message.serializable(),
+            token=self.tokens.key(job.sandbox),
+        )
+        self.leases.patiently(lambda: self.dead.add(letter), f"{job.sandbox}: cannot be put with the dead letters")
+
+    def _last_output(self, job: Job) -> str | None:
+        """What the sandbox of the last delivery printed, if it is still there; it goes with its task."""
+        executor = self.executors(self.settings.executor)
+        sandbox = sandbox_name(job.id, int(job.args[2].get("retries") or 0), job.start)
+        job.discard = partial(executor.discard, sandbox)
+        try:
+            output = executor.tail(sandbox, self.settings.log_tail_bytes)
+        except CellworkError as error:
+            logger.warning("%s: its last output cannot be read: %s", sandbox, error)
+            return None
+        return None if output is None else _FRAME.sub(b"", output).decode("utf-8", "backslashreplace")
 
     def announce(self) -> None:
         """Say in the log whether sandboxes can be made, and what they isolate."""
         health = self.executors(self.settings.executor).check()
+        self._reaping.start()
         logger.log(logging.INFO if health.ok else logging.ERROR, "executor %s: %s", health.executor, health.detail)
         if self.settings.executor == "process":
             logger.warning(
@@ -112,17 +151,23 @@ class Worker:
     def close(self) -> None:
         """End what is left of this worker's sandboxes, and wait until it is gone."""
         signals.worker_ready.disconnect(self.leases.watch)
+        self._reaping.close()
         self.leases.close()
         try:
             heartbeat.end(self.broker, self._heartbeat)
         except RedisError as error:
             logger.warning("the broker does not know yet that this worker leaves: %s", error)
-        self.broker.close()
         for executor in self.executors.made():
             try:
-                executor.sweep(frozenset())
-            except CellworkError as error:
-                logger.error("sandboxes of this worker may be left: %s", error)
+                executor.sweep(self._held(executor))
+            except (CellworkError, RedisError) as error:
+                logger.error("sandboxes of this worker may be left, until another one reaps them: %s", error)
+        self.broker.close()
+
+    def _held(self, executor: Executor) -> set[str]:
+        """Sandboxes made by a worker of this name, possibly an earlier one, that other workers have adopted."""
+        ours = [one.id for one in executor.sandboxes() if one.worker == self._heartbeat.worker and one.task_id]
+        return {sandbox for sandbox in ours if self.tokens.look(attempt_of(sandbox)).live}
 
     def _secret(self, app: Any) -> bytes:
         """What nonces are made from; the same on all workers, so that one can read on what another began."""

@@ -10,8 +10,10 @@ except ImportError as error:
 
 from cellwork.errors import CellworkError
 
+from .dead import dead
 from .demo import demo
 from .doctor import doctor
+from .reap import reap
 from .up import up
 
 
@@ -24,6 +26,8 @@ def cellwork() -> None:
 cellwork.add_command(up)
 cellwork.add_command(demo)
 cellwork.add_command(doctor)
+cellwork.add_command(dead)
+cellwork.add_command(reap)
 
 
 def main() -> None:

@@ -90,6 +90,13 @@ class Executor(Protocol):
     def discard(self, launch_id: str) -> None:
         """End and remove a sandbox, in the background. Does nothing where there is none with this id."""
 
+    def tail(self, launch_id: str, size: int) -> bytes | None:
+        """The last `size` bytes or so of what a sandbox printed, frames included; None: it is not known.
+
+        Raises:
+            cellwork.errors.EngineUnavailable
+        """
+
     def sandboxes(self) -> list[Sandbox]:
         """Those of this installation, of whichever worker, in this place.
 

@@ -30,6 +30,10 @@ class InlineExecutor:
     def discard(self, launch_id: str) -> None:
         """Do nothing: a thread leaves nothing."""
 
+    def tail(self, launch_id: str, size: int) -> bytes | None:
+        """Return nothing: its output is not kept."""
+        return None
+
     def sandboxes(self) -> list[Sandbox]:
         """Return nothing: nothing outlives the worker."""
         return []

@@ -100,6 +100,10 @@ class ProcessExecutor:
     def discard(self, launch_id: str) -> None:
         """Do nothing: `run` has removed it."""
 
+    def tail(self, launch_id: str, size: int) -> bytes | None:
+        """Return nothing: its output is not kept."""
+        return None
+
     def sandboxes(self) -> list[Sandbox]:
         """Return nothing: a process of a worker that died is not known to anyone."""
         return []

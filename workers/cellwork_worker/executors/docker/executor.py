@@ -98,6 +98,15 @@ class DockerExecutor:
         """See the port."""
         self._remove(launch_id)
 
+    def tail(self, launch_id: str, size: int) -> bytes | None:
+        """See the port."""
+        try:
+            with self._engine.errors(f"to read the log of sandbox {launch_id}"):
+                # The engine counts lines; most are longer than this.
+                return bytes(self._engine.client.logs(launch_id, tail=max(1, size // 16)))[-size:]
+        except NotFound:
+            return None
+
     def sandboxes(self) -> list[Sandbox]:
         """See the port."""
         filters = {"label": f"cellwork.installation={self._labels['cellwork.installation']}"}
