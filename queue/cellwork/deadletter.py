@@ -69,8 +69,10 @@ class DeadLetters:
         app.AsyncResult(letter.task_id).forget()
         with app.connection_for_write() as connection:
             channel: Any = connection.default_channel
-            # Its tag is made anew there.
-            channel.basic_publish({**message, "headers": headers}, letter.exchange, letter.routing_key)
+            body = channel.decode_body(message["body"], message["properties"].get("body_encoding"))
+            # Encoded there again, with a tag of its own.
+            fresh = {**message, "body": body, "headers": headers}
+            channel.basic_publish(fresh, letter.exchange, letter.routing_key)
         self.drop(letter)
 
 

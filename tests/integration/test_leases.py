@@ -1,6 +1,5 @@
 """Leases: a task that runs is not delivered again, one whose worker has died is, and it never runs twice."""
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,10 @@ from celery import Celery
 from waiting import wait_until
 
 from cellwork import configure
+from cellwork.broker import Broker
+from cellwork_worker.fencing import Tokens
+from cellwork_worker.job import Job
+from cellwork_worker.lease import Leases
 
 #: Seconds; the sandboxes below run for longer.
 VISIBILITY = 4
@@ -186,18 +189,22 @@ def test_the_key_prefix_of_the_transport_is_respected(start, ledger, client, ins
     app.close()
 
 
-def test_a_claim_costs_one_round_trip(broker, shop, start_worker):
-    client = redis.Redis.from_url(f"{broker}/0")
-    worker = start_worker("-c", "1", "-Q", "counted", name="counted", CELLWORK_VISIBILITY_TIMEOUT="600")
-    shop.tasks.inline.apply_async(queue="counted").get(timeout=TIMEOUT)
+def test_a_claim_costs_one_round_trip_and_a_confirmation_none(client, shop):
+    broker = Broker(shop.app.app)
+    tokens = Tokens(broker, "me@test")
+    leases = Leases(broker, tokens, "boot", "place", lambda: None)
 
-    def scripts() -> int:
+    def asked() -> int:
         return int(client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
 
-    assert worker.process.pid != os.getpid()
-    before = scripts()
-    for _ in range(20):
-        shop.tasks.inline.apply_async(queue="counted").get(timeout=TIMEOUT)
-    wait_until(lambda: scripts() - before >= 40, what="the ends to be noted, in the background")
-    assert scripts() - before <= 42, "one to claim; one in the background to say that it is done"
-    worker.stop()
+    for number in range(3):
+        job = Job(id="x", sandbox=f"cellwork-{number}-0", target=id, args=(), callbacks=None)
+        before, sent = asked(), client.info("stats")["total_commands_processed"]
+        assert leases.claim(job).answer == "mine"
+        leases.confirm(job)
+        # The script is sent once; the two questions of this test count, too.
+        assert (asked() - before, client.info("stats")["total_commands_processed"] - sent) == (1, 4) or number == 0
+    assert leases.claim(Job(id="x", sandbox="cellwork-2-0", target=id, args=(), callbacks=None)).answer == "held"
+    leases.finish_now(job)
+    assert leases.claim(Job(id="x", sandbox="cellwork-2-0", target=id, args=(), callbacks=None)).answer == "done"
+    broker.close()

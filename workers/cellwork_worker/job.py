@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from signal import SIGKILL
 from typing import Any
@@ -71,6 +72,10 @@ class Job:
     claimed: float = 0.0
     #: How many sandboxes of this attempt were lost to the infrastructure.
     start: int = 0
+    #: What its body gave or raised: a trace that is run again, because it could not store that, does not run the body.
+    given: Future[Any] = field(default_factory=Future)
+    #: Its trace is through: the outcome is stored.
+    stored: bool = False
     #: It must not run; this is its outcome.
     refusal: CellworkError | None = None
     #: Its sandbox was left running, for another worker to adopt.

@@ -242,9 +242,7 @@ class SandboxPool(BasePool):
         try:
             if (elsewhere := self._worker.claim(job)) is not None:
                 return elsewhere
-            done = job.target(*job.args)
-            self._worker.stored(job)
-            return partial(job.callbacks.success, done)
+            return partial(job.callbacks.success, self._worker.storing(job))
         except Ended:
             return self._ended(job)
         except Reject as reject:
@@ -330,7 +328,7 @@ class SandboxPool(BasePool):
         self._dispatch()
 
     def _settle(self, job: Job) -> None:
-        if job.request.acknowledged:
+        if job.stored or job.request.acknowledged:
             self._worker.leases.finish(job)
         else:
             # Ended by a shutdown: nothing is stored, and its message is delivered again.

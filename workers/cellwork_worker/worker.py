@@ -17,7 +17,7 @@ from cellwork import settings as settings_
 from cellwork.broker import Broker
 from cellwork.deadletter import DeadLetter, DeadLetters
 from cellwork.errors import CellworkError, Poisoned
-from cellwork_worker import delivery, heartbeat
+from cellwork_worker import delivery, heartbeat, storing
 from cellwork_worker.executors.base import Executor
 from cellwork_worker.executors.registry import Executors
 from cellwork_worker.fencing import Claim, Tokens
@@ -66,6 +66,7 @@ class Worker:
             self.broker, self.tokens, boot, place, lambda: heartbeat.beat(self.broker, self._heartbeat)
         )
         signals.worker_ready.connect(self.leases.watch)
+        storing.watch()
         self.dead = DeadLetters(self.broker)
         self._reaping = Reaping(
             Reaper(app, self.broker, self.tokens), self.executors.made, self.broker.visibility_timeout
@@ -78,17 +79,21 @@ class Worker:
         if claim.answer == "held":
             logger.info("%s runs elsewhere; this delivery is left to that worker", job.sandbox)
             return partial(delivery.forget, job.request)
-        if claim.answer == "done" or (claim.deliveries > 1 and self._has_outcome(job)):
+        if claim.answer == "done" or (len(claim.history) > 1 and self._has_outcome(job)):
             logger.info("%s has its outcome already; this delivery is acknowledged", job.sandbox)
             return partial(delivery.acknowledge, job.request)
         if claim.deliveries > self.settings.max_deliveries:
             self._bury(job, claim)
         return None
 
-    def stored(self, job: Job) -> None:
-        """The trace of the job is through. What it stored says so to a later delivery; if it stores nothing, we say."""
+    def storing(self, job: Job) -> Any:
+        """Run the job's trace until the outcome is stored; return what Celery wants to be told."""
+        told = storing.until_stored(job, job.wait_ended)
         if job.request.ignore_result:
+            # Nothing is stored that could tell a later delivery.
             self.leases.finish_now(job)
+        job.stored = True
+        return told
 
     def _has_outcome(self, job: Job) -> bool:
         """True where an earlier worker stored the outcome and died before it could acknowledge the message."""
