@@ -11,7 +11,7 @@ from celery.app.task import Task as CeleryTask
 from kombu.exceptions import EncodeError
 from kombu.messaging import Producer
 
-from . import routing, settings
+from . import broker, routing, settings, transport
 from . import spec as specs
 from .arguments import invalid_argument
 from .errors import InvalidSetting
@@ -35,6 +35,8 @@ DEFAULTS: Mapping[str, Any] = {
     # A sandbox takes long compared with a message: what waits should wait where any worker can take it.
     "worker_prefetch_multiplier": 1,
     "worker_pool": "cellwork_worker.pool:SandboxPool",
+    # A chain's next task is sent when the one before has succeeded: better late than never. About five minutes.
+    "task_publish_retry_policy": {"max_retries": 300, "interval_start": 0, "interval_step": 0.2, "interval_max": 1},
     # A sandbox runs on while the broker is away; the second delivery finds it by its name.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
 }
@@ -57,6 +59,7 @@ def configure(app: A, **given: Any) -> A:
     settings.check(given)
     if getattr(app, "_cellwork", False):
         app.conf.update(cellwork={**(app.conf.get("cellwork") or {}), **given})
+        broker.set_transport_options(app)
         return app
     # Private parts of Celery, and attributes that it does not declare: Any says so to the type checker.
     inner: Any = app
@@ -65,9 +68,11 @@ def configure(app: A, **given: Any) -> A:
         what = ", ".join(declared) or f"{len(inner._pending)} tasks"
         raise InvalidSetting(f"configure(app) comes too late: {what} declared before; call it right after Celery(…)")
     inner._cellwork = True
+    transport.register()
     # Evaluated once Celery has read the user's settings: what those say is left out.
     app.add_defaults(lambda: {key: value for key, value in DEFAULTS.items() if not _says(inner._conf, key)})
     app.add_defaults(lambda: {"cellwork": given})
+    inner.on_after_configure.connect(broker.set_transport_options, weak=False)
     base: Any = inner.task_cls
     if base == "celery.app.task:Task":
         inner.task_cls = Task

@@ -71,6 +71,16 @@ class NoOutcome(SandboxLost):
     infrastructure = False
 
 
+class NotAdoptable(SandboxLost):
+    """The sandbox runs for an earlier delivery of the same task, and its executor cannot adopt it.
+
+    A new one beside it would run the body twice: not tried again.
+    """
+
+    kind = "not-adoptable"
+    infrastructure = False
+
+
 class EngineUnavailable(CellworkError):
     """The Docker engine, or the cluster's API server, does not answer."""
 
@@ -89,6 +99,22 @@ class ImageUnavailable(CellworkError):
     """The image is not on the engine and cannot be pulled."""
 
     kind = "image-unavailable"
+
+
+class Poisoned(CellworkError):
+    """The task was delivered more than ``max_deliveries`` times and never gave an outcome.
+
+    Whatever runs it seems to die of it. It is in the dead-letter list: ``cellwork dead show ID``.
+    """
+
+    kind = "poisoned"
+
+
+class BrokerUnavailable(CellworkError):
+    """The broker's Redis does not answer, or has no room."""
+
+    kind = "broker-unavailable"
+    infrastructure = True
 
 
 class PayloadTooLarge(CellworkError):

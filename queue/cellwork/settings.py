@@ -49,6 +49,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     warm_idle_seconds: float = 60.0
     #: Bytes: the memory limits of all warm sandboxes of a worker, added up.
     warm_memory_bytes: int = 4 << 30
+    #: Seconds after which the tasks of a worker that has died are delivered again. Workers renew theirs every quarter
+    #: of it, so a task may run for longer. The same for every process on a broker: the shortest one wins.
+    visibility_timeout: float = 60.0
+    #: How often a task is delivered without giving an outcome before it fails as `Poisoned`.
+    max_deliveries: int = 5
+    #: Seconds that a worker which shuts down waits for what runs; None: as long as that takes.
+    drain_seconds: float | None = None
+    #: What then happens to the rest. ``leave``: its sandbox runs on, and the next worker adopts it; ``requeue``: its
+    #: sandbox is ended, and the next worker starts anew.
+    drain: Literal["leave", "requeue"] = "leave"
+    #: Seconds after a success in which the same ``idempotency_key`` gives the same result.
+    idempotency_ttl: float = 86400.0
     #: What every task gets that does not say otherwise; same options as on a task.
     defaults: ContainerSpec = ContainerSpec()
     #: The same for the tasks of a queue, by its name; they win over `defaults`.
@@ -65,7 +77,14 @@ _SCALARS = {
     "infra_backoff": float,
     "kill_grace": float,
     "warm_idle_seconds": float,
+    "visibility_timeout": float,
+    "drain_seconds": float,
+    "drain": str,
+    "idempotency_ttl": float,
 }
+
+#: Below this, a worker that is merely busy would be taken for a dead one.
+_LEAST_VISIBILITY_TIMEOUT = 1.0
 
 
 def load(app: "Celery") -> Settings:
@@ -131,6 +150,10 @@ def _checked(source: str, name: str, value: Any) -> Any:
         setting = msgspec.convert({name: value}, Settings)
     except msgspec.ValidationError as error:
         raise InvalidSetting(f"{source}: {name}={value!r} is not accepted: {error}") from None
+    if name == "visibility_timeout" and not value >= _LEAST_VISIBILITY_TIMEOUT:
+        raise InvalidSetting(
+            f"{source}: {name}={value!r} is not accepted: at least {_LEAST_VISIBILITY_TIMEOUT:g} s are expected"
+        )
     return getattr(setting, name)
 
 

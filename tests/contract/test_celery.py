@@ -12,9 +12,11 @@ from celery.app.task import Context
 from celery.app.trace import build_tracer
 from celery.concurrency.base import BasePool
 from celery.concurrency.prefork import _run_ready_callbacks
-from celery.worker import components, request
+from celery.worker import components, request, state
+from celery.worker.consumer.tasks import Tasks
 from kombu.asynchronous import Hub
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
+from kombu.transport import redis, virtual
 
 from cellwork_worker.pool import _asks_retry
 
@@ -116,3 +118,34 @@ def test_the_trace_says_with_retry_that_a_task_runs_again():
     traced = build_tracer(again.name, again, app=app)("1", (), {}, request)
     assert _asks_retry((1, traced.retval, 0.0))
     assert not _asks_retry((0, "value", 0.0))
+
+
+def test_the_pool_finds_the_request_behind_its_callback_and_the_message_behind_that():
+    assert inspect.ismethod(request.Request.on_accepted.__get__(object()))
+    source = inspect.getsource(request.Request)
+    assert "def message(self)" in source
+    assert "if not self.acknowledged" in source
+    assert "def ignore_result(self)" in source
+    assert next(iter(inspect.signature(state.task_ready).parameters)) == "request"
+    assert isinstance(state.requests, dict)
+
+
+def test_the_leases_find_the_messages_that_a_consumer_has_taken():
+    from celery.apps.worker import Worker
+
+    assert "signals.worker_ready.send(sender=consumer)" in inspect.getsource(Worker.on_consumer_ready)
+    assert "c.task_consumer = c.app.amqp.TaskConsumer(" in inspect.getsource(Tasks.start)
+    qos = virtual.QoS(channel=None)
+    qos.append("message", "tag")
+    assert list(qos._delivered) == ["tag"]
+    # The base class's marks it in memory only; the Redis transport's own tells Redis first.
+    qos.ack("tag")
+    assert qos._dirty == {"tag"}
+    assert redis.QoS.ack is not virtual.QoS.ack
+    qos._on_collect.cancel()
+
+
+def test_kombu_keeps_what_is_not_acknowledged_under_these_keys_and_scores_it_by_time():
+    assert (redis.Channel.unacked_index_key, redis.Channel.visibility_timeout) == ("unacked_index", 3600)
+    assert "time() - self.visibility_timeout" in inspect.getsource(redis.QoS.restore_visible)
+    assert "{delivery_tag: time()}" in inspect.getsource(redis.QoS.append)

@@ -15,8 +15,8 @@ import psutil
 import pytest
 from waiting import wait_until
 
-from cellwork.errors import InvalidSpec, SandboxLost
-from cellwork_worker.executors.base import STARTED, STDERR, STDOUT
+from cellwork.errors import InvalidSpec, NotAdoptable, SandboxLost
+from cellwork_worker.executors.base import STARTED, STDERR, STDOUT, Abandoned
 from cellwork_worker.executors.inline import InlineExecutor
 from cellwork_worker.executors.process import ProcessExecutor
 
@@ -218,6 +218,39 @@ def test_a_sweep_ends_what_is_not_live_and_leaves_what_is(start, launch, executo
     assert live.exit().killed
 
 
+def test_what_is_kept_is_there_until_it_is_discarded(kind, start, launch, executor):
+    kept = msgspec.structs.replace(launch("true"), keep=True)
+    start(kept).exit()
+    listed = [sandbox for sandbox in executor.sandboxes() if sandbox.id == kept.id]
+    assert [(s.worker, s.task_id) for s in listed] == ([("contract", kept.task_id)] if (kind == "docker") else [])
+    executor.discard(kept.id)
+    wait_until(lambda: all(s.id != kept.id for s in executor.sandboxes()), what="it to be removed")
+
+
+def test_an_abandoned_sandbox_runs_on_where_another_can_adopt_it_and_ends_where_nobody_can(
+    kind, start, launch, executor
+):
+    one = msgspec.structs.replace(launch("sh", "-c", "echo ready; sleep 300"), keep=True)
+    run = start(one)
+    run.wait_output(b"ready")
+    executor.abandon(one.id)
+    with pytest.raises(Abandoned):
+        run.exit(AT_ONCE)
+    if kind == "process":
+        return
+    assert executor.sweep(set()) == []
+    again = start(one)
+    again.wait_output(b"ready")
+    executor.abandon(one.id)
+    with pytest.raises(Abandoned):
+        again.exit(AT_ONCE)
+    executor.discard(one.id)
+
+
+def test_a_place_is_always_the_same(executor):
+    assert executor.place() == executor.place()
+
+
 def test_four_run_at_once_and_keep_their_output_apart(start, launch):
     runs = [start(launch("sh", "-c", "for i in $(seq 200); do echo $0 $i; done; cat", str(n))) for n in range(4)]
     for number, run in enumerate(runs):
@@ -286,7 +319,7 @@ def test_a_process_that_runs_is_not_adopted(start_on, launch):
     executor = ProcessExecutor()
     first = start_on(executor, launch("sh", "-c", "echo ready; sleep 300"))
     first.wait_output(b"ready")
-    with pytest.raises(SandboxLost, match="cannot be adopted"):
+    with pytest.raises(NotAdoptable, match="cannot be adopted"):
         start_on(executor, first.launch).exit()
     executor.stop(first.launch.id, signal.SIGKILL)
     assert first.exit().killed

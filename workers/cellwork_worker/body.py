@@ -136,12 +136,16 @@ def replace(task: Any, supervisor: "Supervisor") -> None:
         if job is None or job.entered or task.request.id != job.id:
             return function(*args, **kwargs)  # called as a plain function, from some other body
         job.entered = True
+        if not job.given.done():
+            _run_once(supervisor, body, job, args, kwargs)
         try:
-            return supervisor.run(body, job, args, kwargs)
+            return job.given.result()
         except (CommandFailed, RemoteTaskError):
             raise
         except (CellworkError, SoftTimeLimitExceeded) as error:
             raise Final(error) from error.__cause__
+        finally:
+            job.confirm(job)
 
     if wrapped:
         task._orig_run = sandboxed
@@ -155,6 +159,13 @@ def replace(task: Any, supervisor: "Supervisor") -> None:
             raise final.error from final.__cause__
 
     task.run = run
+
+
+def _run_once(supervisor: "Supervisor", body: Body, job: Job, args: Any, kwargs: Any) -> None:
+    try:
+        job.given.set_result(supervisor.run(body, job, args, kwargs))
+    except Exception as error:  # noqa: BLE001 - raised again by `result`
+        job.given.set_exception(error)
 
 
 def enter(job: Job | None) -> None:

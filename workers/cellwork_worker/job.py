@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from signal import SIGKILL
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 from cellwork.errors import CellworkError
 
 logger = logging.getLogger("cellwork.worker")
+
+#: Why a job was ended: another worker has taken its task over, or this one hands it over.
+FENCED = "taken over"
+HANDOVER = "handed over"
 
 #: A second apart. By then an engine that does not answer has made the executor give the sandbox up.
 _KILL_TRIES = 60
@@ -59,6 +64,35 @@ class Job:
     #: Seconds between the signal that asks and the one that kills.
     kill_grace: float = 10.0
 
+    #: Celery's request: the delivery that this job answers.
+    request: Any = None
+    #: Its token's owner, as this delivery wrote it; None: the token is not this worker's.
+    owner: str | None = None
+    #: By the clock of the leases: when its token was asked for.
+    claimed: float = 0.0
+    #: How many sandboxes of this attempt were lost to the infrastructure.
+    start: int = 0
+    #: No worker was given this attempt before.
+    first: bool = False
+    #: The name of its sandbox, where that was started ahead of need; empty: `sandbox`.
+    alias: str = ""
+    #: Called with the job and that name, before that sandbox is given the task. False: it is not to be used.
+    note: Callable[["Job", str], bool] = lambda job, name: True
+    #: What its body gave or raised: a trace that is run again, because it could not store that, does not run the body.
+    given: Future[Any] = field(default_factory=Future)
+    #: Its trace is through: the outcome is stored.
+    stored: bool = False
+    #: It must not run; this is its outcome.
+    refusal: CellworkError | None = None
+    #: Its sandbox was left running, for another worker to adopt.
+    left: bool = False
+    #: Called before its outcome is stored; raises `Ended` where that is another worker's to store.
+    confirm: Callable[["Job"], None] = lambda job: None
+    #: Called when another sandbox is about to be started.
+    on_restart: Callable[["Job"], None] = lambda job: None
+    #: Removes its sandbox, once its outcome is stored.
+    discard: Callable[[], None] = lambda: None
+
     #: Called once its sandbox runs.
     on_running: Callable[["Job"], None] = lambda job: None
     #: Why it was ended from outside: a signal's number, or "time limit". None: it was not.
@@ -72,9 +106,15 @@ class Job:
     #: Called once its sandbox is over: takes its timers back.
     unwatch: Callable[[], None] = lambda: None
     _stop: Callable[[int], None] | None = None
+    _abandon: Callable[[], None] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _over: threading.Event = field(default_factory=threading.Event)
     _asked: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def tag(self) -> str:
+        """Its message's, in kombu's index of unacknowledged messages."""
+        return str(self.request.message.delivery_tag)
 
     def terminate(self, signal: int) -> None:
         """End it with `signal`, and with SIGKILL if it has not gone within `kill_grace` seconds. Does not block."""
@@ -90,6 +130,17 @@ class Job:
         if stop is not None:
             threading.Thread(target=self._kill, args=(stop, signal), name=f"{self.sandbox}-end", daemon=True).start()
 
+    def leave(self, reason: str) -> None:
+        """Stop following it and leave its sandbox running, for another worker to adopt. Does not block."""
+        with self._lock:
+            if self.ended is None:
+                self.ended = reason
+                self.left = True
+            abandon = self._abandon if self.left else None
+        self._asked.set()
+        if abandon is not None:
+            abandon()
+
     def soft(self) -> None:
         """Its soft limit has passed. Does not block."""
         self.soft_exceeded = True
@@ -97,14 +148,15 @@ class Job:
         if stop is not None and signal is not None:
             threading.Thread(target=self._kill, args=(stop, signal), name=f"{self.sandbox}-soft", daemon=True).start()
 
-    def starting(self, stop: Callable[[int], None]) -> None:
-        """Its sandbox is about to start; `stop` sends that a signal.
+    def starting(self, stop: Callable[[int], None], abandon: Callable[[], None]) -> None:
+        """Its sandbox is about to start; `stop` sends that a signal, `abandon` leaves it to others.
 
         Raises:
             Ended: it was ended before.
         """
         with self._lock:
             self._stop = stop
+            self._abandon = abandon
             self._over.clear()
             ended = self.ended
         if ended is not None:
@@ -118,7 +170,7 @@ class Job:
         """Its sandbox has ended; another one may be started."""
         self.unwatch()
         with self._lock:
-            self._stop = None
+            self._stop = self._abandon = None
             self._over.set()
 
     def wait_ended(self, seconds: float) -> bool:

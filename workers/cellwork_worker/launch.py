@@ -13,6 +13,9 @@ from cellwork.spec import ContainerSpec
 
 _UNSAFE = re.compile(r"[^a-zA-Z0-9-]")
 
+#: A task id of ours, or its hash, then the counts of retries and starts: a plain id has no such end by itself.
+_STARTED_AGAIN = re.compile(r"(cellwork-(?:[0-9a-f-]{36}|[0-9a-f]{40})-\d+)-\d+")
+
 #: What every Python program wants to be told in a place where only /tmp can be written. What the user sets wins.
 _RUNNER_ENV = {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108 - inside the sandbox
 
@@ -38,6 +41,14 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     #: In Docker's spelling, beside the ones that every sandbox has.
     security_options: tuple[str, ...] = ()
+    #: Its executor does not remove it at its end: `discard` does, once the outcome is stored, so that a worker which
+    #: dies in between leaves it to the next.
+    keep: bool = False
+    #: Under which name an earlier delivery's sandbox of this attempt is, where that is not `id`. Empty: it is `id`.
+    alias: str = ""
+    #: Called with the name of a sandbox that was started ahead of need, before that is given the task. False: it could
+    #: not be noted, so a second delivery would not find it, and it is not to be used.
+    note: Callable[[str], bool] = lambda name: True
     #: Only for the inline executor: the body, ready to be called.
     body: Callable[[], object] | None = None
 
@@ -54,6 +65,12 @@ def sandbox_name(task_id: str, retries: int, start: int = 0) -> str:
     if _UNSAFE.search(task_id) or not 0 < len(task_id) <= 40:
         slug = hashlib.sha256(task_id.encode()).hexdigest()[:40]
     return f"cellwork-{slug}-{retries}" + (f"-{start}" if start else "")
+
+
+def attempt_of(sandbox: str) -> str:
+    """The name of its attempt: `sandbox_name` without the count of starts."""
+    match = _STARTED_AGAIN.fullmatch(sandbox)
+    return match[1] if match else sandbox
 
 
 def labels(installation: str, worker: str, task: str, task_id: str, spec: ContainerSpec) -> dict[str, str]:

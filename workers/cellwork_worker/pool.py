@@ -19,12 +19,12 @@ from typing import Any
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
 from celery.concurrency.base import BasePool
 from celery.concurrency.prefork import _run_ready_callbacks  # type: ignore[attr-defined]
-from celery.exceptions import ImproperlyConfigured, Retry, Terminated, WorkerLostError
+from celery.exceptions import ImproperlyConfigured, Reject, Retry, Terminated, WorkerLostError
 from kombu.asynchronous import get_event_loop
 
-from cellwork_worker import body
+from cellwork_worker import body, delivery
 from cellwork_worker.deadlines import Deadlines
-from cellwork_worker.job import Callbacks, Ended, Job
+from cellwork_worker.job import FENCED, HANDOVER, Callbacks, Ended, Job
 from cellwork_worker.launch import sandbox_name
 from cellwork_worker.worker import Worker
 
@@ -103,6 +103,7 @@ class SandboxPool(BasePool):
     ) -> Job:
         """Take a task; called by Celery's worker, in the thread of its event loop."""
         request = args[2]
+        leases = self._worker.leases
         job = Job(
             id=correlation_id,
             sandbox=sandbox_name(correlation_id, int(request.get("retries") or 0)),
@@ -113,7 +114,17 @@ class SandboxPool(BasePool):
             hard_limit=timeout or self.options.get("timeout"),
             kill_grace=self._worker.settings.kill_grace,
             on_running=self._watch,
+            # Celery passes a bound method of its request.
+            request=accept_callback.__self__,  # type: ignore[attr-defined]
+            confirm=leases.confirm,
+            on_restart=leases.started,
+            note=leases.note,
         )
+        for first in self._running:
+            if first.sandbox == job.sandbox:
+                # A broken connection delivers again what still runs here.
+                self._post(None, partial(self._joined, job, first))
+                return job
         self._waiting.append(job)
         self._dispatch()
         return job
@@ -144,18 +155,34 @@ class SandboxPool(BasePool):
         self._waiting.clear()
 
     def on_stop(self) -> None:
-        """Warm shutdown: wait for what runs, telling Celery of every end as ever."""
+        """Warm shutdown: wait for what runs, telling Celery of every end as ever; hand over what takes too long."""
         hub = get_event_loop()
+        drain = self._worker.settings.drain_seconds
+        deadline = float("inf") if drain is None else time.monotonic() + drain
         while self._running or self._waiting:
             try:
-                job, tell = self._done.get(timeout=_TICK)
+                job, tell = self._done.get(timeout=min(_TICK, max(0.0, deadline - time.monotonic())))
                 self._told(job, tell)
             except queue.Empty:
                 pass
+            if time.monotonic() >= deadline:
+                self._hand_over()
+                deadline = float("inf")
             if hub is not None:
                 hub.fire_timers()
                 _run_ready_callbacks(hub)
         self._leave()
+
+    def _hand_over(self) -> None:
+        """Give what still runs, and what waits, to other workers: nothing is acknowledged, all is delivered again."""
+        leave = self._worker.settings.drain == "leave"
+        logger.warning("%d tasks still run at the end of drain_seconds: handed over", len(self._running))
+        self._waiting.clear()
+        for job in self._running:
+            if leave:
+                job.leave(HANDOVER)
+            else:
+                job.end(HANDOVER, SIGKILL)
 
     def on_terminate(self) -> None:
         """Cold shutdown: end what runs and tell nobody, so that nothing is acknowledged and all is delivered again."""
@@ -170,6 +197,7 @@ class SandboxPool(BasePool):
                 break
             if over is not None:
                 self._running.pop(over, None)
+                self._worker.leases.give_back(over)
         for job in self._running:
             logger.error("%s was still there %.0f s after it was killed", job.sandbox, _COLD_GRACE)
         self._leave()
@@ -217,11 +245,18 @@ class SandboxPool(BasePool):
         body.enter(job)
         again = False
         try:
-            outcome = job.target(*job.args)
+            if (elsewhere := self._worker.claim(job)) is not None:
+                again = True
+                return elsewhere
+            outcome = self._worker.storing(job)
             again = _asks_retry(outcome)
             return partial(job.callbacks.success, outcome)
         except Ended:
             return self._ended(job)
+        except Reject as reject:
+            if reject.requeue:  # type: ignore[attr-defined]
+                self._worker.leases.give_back(job)
+            return partial(job.callbacks.error, ExceptionInfo())
         except MemoryError as error:
             # Celery's worker ends itself over a MemoryError, and with it every other task.
             return partial(job.callbacks.error, _info(WorkerLostError(f"out of memory in the worker: {error}")))
@@ -229,12 +264,27 @@ class SandboxPool(BasePool):
             return partial(job.callbacks.error, ExceptionInfo())
         finally:
             body.enter(None)
-            self._worker.logs.end(job.id, final=not again and job.ended != _SHUTDOWN)
+            self._worker.logs.end(job.id, final=not again and job.ended not in (FENCED, HANDOVER, _SHUTDOWN))
+            if not job.left:
+                job.discard()
 
     def _ended(self, job: Job) -> Callable[[], None]:
+        if job.ended == FENCED:
+            return partial(delivery.forget, job.request)
+        if job.ended == HANDOVER:
+            # Not forgotten: when the connection closes, kombu delivers it again.
+            self._worker.leases.give_back(job)
+            return lambda: None
         if job.ended == _TIME_LIMIT:
             return partial(job.callbacks.timeout, False, job.hard_limit or 0)
         return partial(job.callbacks.error, _info(Terminated(job.ended)))
+
+    def _joined(self, job: Job, first: Job) -> None:
+        """A second delivery of what runs here: the first one goes on, and answers for both."""
+        logger.info("%s was delivered again while it runs here; it runs on", first.sandbox)
+        delivery.join(job.request, first.request)
+        if self._semaphore is not None:
+            self._semaphore.release()
 
     def _watch(self, job: Job) -> None:
         """Its sandbox runs: from here its time limits count. Called in its slot's thread."""
@@ -276,13 +326,22 @@ class SandboxPool(BasePool):
             tell()
         except Exception:
             logger.exception("telling Celery how %s went failed", job.sandbox if job else "a soft time limit")
-        if slot is None:
+        if slot is None or job is None:
             return
+        if job.ended not in (FENCED, HANDOVER):
+            self._settle(job)
         self._idle.append(slot)
         self._retire()
         if self._semaphore is not None:
             self._semaphore.release()
         self._dispatch()
+
+    def _settle(self, job: Job) -> None:
+        if job.stored or job.request.acknowledged:
+            self._worker.leases.finish(job)
+        else:
+            # Ended by a shutdown: nothing is stored, and its message is delivered again.
+            self._worker.leases.give_back(job)
 
     def _leave(self) -> None:
         for slot in self._idle:

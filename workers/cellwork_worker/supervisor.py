@@ -78,6 +78,8 @@ class Supervisor:
             Exception: what the body raised, or an error of the taxonomy.
             Ended: the task was ended from outside.
         """
+        if job.refusal is not None:
+            raise job.refusal
         spec = specs.merge(body.spec, body.overrides())
         name = self._executor_name(body, spec)
         executor = self._executors(name)
@@ -85,14 +87,16 @@ class Supervisor:
             return self._run_inline(executor, body, job, spec, args, kwargs)
         spec = harden(body.name, spec, self._defaults(body))
         policy.check(body.name, spec, self._policy)
-        start = 0
         for attempt in range(self._settings.infra_retries + 1):
             try:
-                return self._once(name, executor, self._launch(body, job, spec, args, kwargs, start), body, job)
+                return self._once(name, executor, self._launch(body, job, spec, args, kwargs), body, job)
             except CellworkError as error:
                 if not error.infrastructure or attempt == self._settings.infra_retries:
                     raise
-                start += isinstance(error, SandboxLost)
+                if isinstance(error, SandboxLost):
+                    job.discard()
+                    job.start += 1
+                    job.on_restart(job)
                 self._back_off(job, error, attempt)
         raise AssertionError("unreachable")
 
@@ -118,7 +122,8 @@ class Supervisor:
             # SIGTERM is Celery's word for "please end"; the sandbox may want to be asked otherwise.
             executor.stop(launch.id, Signals[spec.stop_signal or "SIGTERM"] if signal == SIGTERM else signal)
 
-        job.starting(stop)
+        job.starting(stop, lambda: executor.abandon(launch.id))
+        job.discard = lambda: executor.discard(launch.id)
         try:
             with self._sandboxes.entered(launch, name, executor):
                 ended = executor.run(launch, emit)
@@ -165,8 +170,8 @@ class Supervisor:
         # "docker" means a sandbox on the worker's own host; which kind of sandbox, that host decides.
         return self._settings.executor if asked == "docker" else asked
 
-    def _launch(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs, start: int) -> Launch:
-        launch_id = launches.sandbox_name(job.id, int(body.request.retries or 0), start)
+    def _launch(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs) -> Launch:
+        launch_id = launches.sandbox_name(job.id, int(body.request.retries or 0), job.start)
         labels = launches.labels(self._settings.installation, self._worker, body.name, job.id, spec)
         one = Launch(
             id=launch_id,
@@ -178,6 +183,9 @@ class Supervisor:
             payload=None,
             labels=labels,
             security_options=policy.security_options(spec, self._policy),
+            keep=True,
+            alias=job.alias,
+            note=lambda name: job.note(job, name),
         )
         if body.is_command:
             return replace(one, argv=_command(body, args, kwargs), env=spec.env or {})
@@ -185,15 +193,14 @@ class Supervisor:
         ahead, digest = self._prepare(body, spec)
         task = self._task(body, job, args, kwargs, self._nonce(launch_id))
         launches.check_size(body.name, len(ahead), len(task), self._settings.payload_max_bytes)
-        # A second delivery must find the sandbox of the first by its name, which one started ahead has not got yet.
-        first = not start and not (body.request.delivery_info or {}).get("redelivered")
         return replace(
             one,
             argv=(spec.python or "python3", "-c", bootstrap()),
             env=env,
             payload=ahead + task,
             ahead=len(ahead),
-            shape=launches.shape(spec, env, digest) if first and spec.warm is not False else "",
+            # A second delivery looks for the sandbox of the first.
+            shape=launches.shape(spec, env, digest) if job.first and spec.warm is not False else "",
         )
 
     def _prepare(self, body: Body, spec: ContainerSpec) -> tuple[bytes, str]:

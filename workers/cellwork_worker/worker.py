@@ -1,17 +1,37 @@
 """What one worker process has: its settings, its policy, its executors, its supervisor."""
 
 import logging
+import re
 import secrets
+import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from celery import signals, states
+from celery.backends.base import DisabledBackend
+from redis import RedisError
+
 from cellwork import settings as settings_
-from cellwork.errors import CellworkError
-from cellwork_worker import logs, policy
+from cellwork.broker import Broker
+from cellwork.deadletter import DeadLetter, DeadLetters
+from cellwork.errors import CellworkError, Poisoned
+from cellwork_worker import delivery, heartbeat, logs, policy, storing
+from cellwork_worker.executors.base import Executor
 from cellwork_worker.executors.registry import Executors
+from cellwork_worker.fencing import Claim, Tokens
+from cellwork_worker.heartbeat import Heartbeat
+from cellwork_worker.job import Job
+from cellwork_worker.launch import sandbox_name
+from cellwork_worker.lease import Leases
+from cellwork_worker.reaper import Reaper, Reaping
 from cellwork_worker.sandboxes import Sandboxes
 from cellwork_worker.supervisor import Supervisor
 
 logger = logging.getLogger("cellwork.worker")
+
+#: A frame of the runner among a sandbox's output (docs/protocol.md), which is not for people.
+_FRAME = re.compile(rb"^[0-9a-f]{32} \{.*\n?", re.MULTILINE)
 
 
 class Worker:
@@ -31,10 +51,101 @@ class Worker:
         self.supervisor = Supervisor(
             self.settings, rules, self.executors, name, self._secret(app), self.logs, self.sandboxes
         )
+        self._app = app
+        self.broker = Broker(app)
+        place = self.executors(self.settings.executor).place()
+        boot = uuid.uuid4().hex[:12]
+        self._heartbeat = Heartbeat(
+            worker=name,
+            boot=boot,
+            place=place,
+            executor=self.settings.executor,
+            visibility_timeout=self.broker.visibility_timeout,
+        )
+        self.tokens = Tokens(self.broker, name)
+        self.leases = Leases(
+            self.broker, self.tokens, boot, place, lambda: heartbeat.beat(self.broker, self._heartbeat)
+        )
+        signals.worker_ready.connect(self.leases.watch)
+        storing.watch()
+        self.dead = DeadLetters(self.broker)
+        self._reaper = Reaper(app, self.broker, self.tokens)
+        self._reaping = Reaping(self._reaper, self.executors.made, self.broker.visibility_timeout)
+        self.leases.start()
+
+    def claim(self, job: Job) -> Callable[[], None] | None:
+        """Take the job's token. None: run it. Else: call what this gives in the event loop's thread instead."""
+        claim = self.leases.claim(job)
+        if claim.answer == "held":
+            logger.info("%s runs elsewhere; this delivery is left to that worker", job.sandbox)
+            return partial(delivery.forget, job.request)
+        if claim.answer == "done" or (len(claim.history) > 1 and self._has_outcome(job)):
+            logger.info("%s has its outcome already; this delivery is acknowledged", job.sandbox)
+            return partial(delivery.acknowledge, job.request)
+        if claim.deliveries > self.settings.max_deliveries:
+            self._bury(job, claim)
+        return None
+
+    def storing(self, job: Job) -> Any:
+        """Run the job's trace until the outcome is stored; return what Celery wants to be told."""
+        told = storing.until_stored(job, job.wait_ended)
+        if job.request.ignore_result:
+            # Nothing is stored that could tell a later delivery.
+            self.leases.finish_now(job)
+        job.stored = True
+        return told
+
+    def _has_outcome(self, job: Job) -> bool:
+        """True where an earlier worker stored the outcome and died before it could acknowledge the message."""
+        backend = self._app.backend
+        if job.request.ignore_result or isinstance(backend, DisabledBackend):
+            return False
+        meta = backend.get_task_meta(job.id, cache=False)
+        if meta["status"] not in states.READY_STATES:
+            return False
+        # It may have died before it counted this member of a chord; counting twice changes nothing.
+        if job.request.chord:
+            backend.on_chord_part_return(job.request._context, meta["status"], meta["result"])
+        return True
+
+    def _bury(self, job: Job, claim: Claim) -> None:
+        request, message = job.request, job.request.message
+        where = ", ".join(sorted({worker for worker, _ in claim.history}))
+        job.refusal = Poisoned(
+            f"task {request.name}[{job.id}]: delivered {claim.deliveries} times (max_deliveries="
+            f"{self.settings.max_deliveries}) to {where}, and no worker lived to give an outcome. See what it was: "
+            f"cellwork dead show {job.id}"
+        )
+        letter = DeadLetter(
+            task=request.name,
+            task_id=job.id,
+            error=str(job.refusal),
+            deliveries=claim.deliveries,
+            history=claim.history,
+            output=self._last_output(job),
+            exchange=message.delivery_info.get("exchange") or "",
+            routing_key=message.delivery_info.get("routing_key") or "",
+            message=message.serializable(),
+            token=self.tokens.key(job.sandbox),
+        )
+        self.leases.patiently(lambda: self.dead.add(letter), f"{job.sandbox}: cannot be put with the dead letters")
+
+    def _last_output(self, job: Job) -> str | None:
+        """What the sandbox of the last delivery printed, if it is still there; it goes with its task."""
+        executor = self.executors(self.settings.executor)
+        sandbox = job.alias or sandbox_name(job.id, int(job.args[2].get("retries") or 0), job.start)
+        job.discard = partial(executor.discard, sandbox)
+        try:
+            output = executor.tail(sandbox, self.settings.log_tail_bytes)
+        except CellworkError as error:
+            logger.warning("%s: its last output cannot be read: %s", sandbox, error)
+            return None
+        return None if output is None else _FRAME.sub(b"", output).decode("utf-8", "backslashreplace")
 
     def announce(self) -> None:
         """Say in the log whether sandboxes can be made, and what they isolate."""
         health = self.executors(self.settings.executor).check()
+        self._reaping.start()
         logger.log(logging.INFO if health.ok else logging.ERROR, "executor %s: %s", health.executor, health.detail)
         if self.settings.executor == "process":
             logger.warning(
@@ -44,13 +155,26 @@ class Worker:
 
     def close(self) -> None:
         """End what is left of this worker's sandboxes, and wait until it is gone."""
+        signals.worker_ready.disconnect(self.leases.watch)
+        self._reaping.close()
+        self.leases.close()
+        try:
+            heartbeat.end(self.broker, self._heartbeat)
+        except RedisError as error:
+            logger.warning("the broker does not know yet that this worker leaves: %s", error)
         for executor in self.executors.made():
             try:
-                executor.sweep(frozenset())
-            except CellworkError as error:
-                logger.error("sandboxes of this worker may be left: %s", error)
+                executor.sweep(self._held(executor))
+            except (CellworkError, RedisError) as error:
+                logger.error("sandboxes of this worker may be left, until another one reaps them: %s", error)
+        self.broker.close()
         self.sandboxes.close()
         self.logs.close()
+
+    def _held(self, executor: Executor) -> set[str]:
+        """Sandboxes made by a worker of this name, possibly an earlier one, that other workers have adopted."""
+        ours = [o for o in self._reaper.sandboxes(executor) if o.worker == self._heartbeat.worker and o.task_id]
+        return {one.id for one in ours if self._reaper.held(one).live}
 
     def _secret(self, app: Any) -> bytes:
         """What nonces are made from; the same on all workers, so that one can read on what another began."""

@@ -11,11 +11,13 @@ except ImportError as error:
 from cellwork.errors import CellworkError
 
 from .cp import cp
+from .dead import dead
 from .demo import demo
 from .doctor import doctor
 from .exec_ import exec_
 from .logs import logs
 from .ps import ps
+from .reap import reap
 from .up import up
 
 
@@ -32,6 +34,8 @@ cellwork.add_command(ps)
 cellwork.add_command(logs)
 cellwork.add_command(exec_)
 cellwork.add_command(cp)
+cellwork.add_command(dead)
+cellwork.add_command(reap)
 
 
 def main() -> None:

@@ -16,5 +16,11 @@ app = configure(
     defaults={"image": IMAGE, "memory": "128m", "pull": "never"},
     kill_grace=2.0,
     infra_backoff=0.1,
+    policy={"volumes": os.environ.get("SHOP_VOLUMES", "").split()},
 )
 app.conf.update(worker_send_task_events=True, task_track_started=True, task_soft_time_limit=None)
+if "SHOP_KEYPREFIX" in os.environ:
+    app.conf.broker_transport_options = {
+        **app.conf.broker_transport_options,
+        "global_keyprefix": os.environ["SHOP_KEYPREFIX"],
+    }

@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
+from cellwork.errors import CellworkError
 from cellwork_worker.launch import Launch
 
 #: What `Emit` is told: that the sandbox runs (with no bytes), or what it printed, by file descriptor.
@@ -46,18 +47,71 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, str] = {}
 
 
+class Abandoned(CellworkError):
+    """Raised by `Executor.run` after `abandon`: the sandbox is another worker's."""
+
+    kind = "abandoned"
+
+
+class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
+    """A sandbox as its engine lists it, whichever worker made it."""
+
+    #: Its name.
+    id: str
+    #: Celery's node name of the worker that made it.
+    worker: str
+    #: Empty: it runs no task, it only serves sandboxes that do (a namespace holder).
+    task_id: str
+    #: Seconds since the epoch.
+    created: float
+    #: The name under which it was started ahead of need; its engine does not know which task it was given.
+    alias: str = ""
+    #: The task's attempt, where the name does not say it.
+    attempt: str = ""
+    #: Another sandbox runs that needs this one.
+    needed: bool = False
+
+
 class Executor(Protocol):
     """Makes and ends sandboxes. Its methods are called from several threads at once."""
 
     def run(self, launch: Launch, emit: Emit) -> Exit:
         """Run one sandbox to its end; blocks. Adopts a sandbox that already has this id.
 
+        Removes it at its end, unless the launch says `keep` and it has started.
+
         Raises:
-            cellwork.errors.EngineUnavailable, ImageUnavailable, StartTimeout, SandboxLost, InvalidSpec.
+            Abandoned, cellwork.errors.EngineUnavailable, ImageUnavailable, StartTimeout, SandboxLost, InvalidSpec.
         """
 
     def stop(self, launch_id: str, signal: int) -> None:
         """Send a signal to a sandbox. Does nothing where there is none with this id."""
+
+    def abandon(self, launch_id: str) -> None:
+        """Stop following a sandbox and leave it running, for another worker: its `run` raises `Abandoned`.
+
+        Where nobody could adopt it, it is ended. Does not block.
+        """
+
+    def discard(self, launch_id: str) -> None:
+        """End and remove a sandbox, in the background. Does nothing where there is none with this id."""
+
+    def tail(self, launch_id: str, size: int) -> bytes | None:
+        """The last `size` bytes or so of what a sandbox printed, frames included; None: it is not known.
+
+        Raises:
+            cellwork.errors.EngineUnavailable
+        """
+
+    def sandboxes(self) -> list[Sandbox]:
+        """Those of this installation, of whichever worker, in this place.
+
+        Raises:
+            cellwork.errors.EngineUnavailable
+        """
+
+    def place(self) -> str:
+        """Where its sandboxes are: an executor of the same place can adopt them. Never raises."""
 
     def sweep(self, live: Set[str]) -> list[str]:
         """End this worker's sandboxes whose id is not in `live`; return their ids.

@@ -3,7 +3,7 @@
 from collections.abc import Set
 
 from cellwork.errors import InvalidSpec
-from cellwork_worker.executors.base import STARTED, Emit, Exit, Health
+from cellwork_worker.executors.base import STARTED, Emit, Exit, Health, Sandbox
 from cellwork_worker.launch import Launch
 
 
@@ -23,6 +23,24 @@ class InlineExecutor:
 
     def stop(self, launch_id: str, signal: int) -> None:
         """Do nothing: nothing can end a thread. The body runs on to its end."""
+
+    def abandon(self, launch_id: str) -> None:
+        """Do nothing: nothing can end a thread."""
+
+    def discard(self, launch_id: str) -> None:
+        """Do nothing: a thread leaves nothing."""
+
+    def tail(self, launch_id: str, size: int) -> bytes | None:
+        """Return nothing: its output is not kept."""
+        return None
+
+    def sandboxes(self) -> list[Sandbox]:
+        """Return nothing: nothing outlives the worker."""
+        return []
+
+    def place(self) -> str:
+        """See the port."""
+        return "inline"
 
     def sweep(self, live: Set[str]) -> list[str]:
         """Return nothing: a thread leaves nothing to sweep."""

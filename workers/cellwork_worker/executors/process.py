@@ -12,6 +12,7 @@ import sys
 import termios
 import threading
 import time
+import uuid
 from collections.abc import Set
 from signal import SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGSYS, SIGTRAP, Signals
 from tempfile import TemporaryDirectory
@@ -19,8 +20,8 @@ from typing import IO
 
 import msgspec
 
-from cellwork.errors import CellworkError, EngineUnavailable, InvalidSpec, SandboxLost
-from cellwork_worker.executors.base import STARTED, STDERR, STDOUT, Emit, Exit, Health
+from cellwork.errors import CellworkError, EngineUnavailable, InvalidSpec, NotAdoptable
+from cellwork_worker.executors.base import STARTED, STDERR, STDOUT, Abandoned, Emit, Exit, Health, Sandbox
 from cellwork_worker.launch import Launch
 
 logger = logging.getLogger("cellwork.worker")
@@ -60,6 +61,8 @@ class ProcessExecutor:
         self._lock = threading.Lock()
         self._running: dict[str, _Process] = {}
         self._removing: list[threading.Thread] = []
+        self._abandoned: set[str] = set()
+        self._place = f"process-{uuid.uuid4().hex}"
 
     def run(self, launch: Launch, emit: Emit) -> Exit:
         """See the port.
@@ -67,7 +70,7 @@ class ProcessExecutor:
         Raises:
             InvalidSpec: there is no such program on this host.
             EngineUnavailable: the host is short of processes, memory, files or disk.
-            SandboxLost: a process with this id is running. It cannot be adopted: its output goes to its first `run`.
+            NotAdoptable: a process with this id is running. It cannot be adopted: its output goes to its first `run`.
         """
         asked = time.monotonic()
         process = self._start(launch)
@@ -76,6 +79,9 @@ class ProcessExecutor:
             complete = emit(STARTED, b"") or _converse(process.popen, launch.payload, emit)
         finally:
             self._end(launch, process)
+        if launch.id in self._abandoned:
+            self._abandoned.discard(launch.id)
+            raise Abandoned(f"task {launch.task}: process {launch.id} was ended, because nobody can adopt it")
         return Exit(start_seconds=start_seconds) if complete else _exit(process.popen.wait(), start_seconds)
 
     def stop(self, launch_id: str, signal: int) -> None:
@@ -83,6 +89,28 @@ class ProcessExecutor:
         with self._lock:
             if (process := self._running.get(launch_id)) is not None:
                 process.signal(signal)
+
+    def abandon(self, launch_id: str) -> None:
+        """See the port. Nobody can adopt a process: its output goes to this worker."""
+        with self._lock:
+            if (process := self._running.get(launch_id)) is not None:
+                self._abandoned.add(launch_id)
+                process.signal(SIGKILL)
+
+    def discard(self, launch_id: str) -> None:
+        """Do nothing: `run` has removed it."""
+
+    def tail(self, launch_id: str, size: int) -> bytes | None:
+        """Return nothing: its output is not kept."""
+        return None
+
+    def sandboxes(self) -> list[Sandbox]:
+        """Return nothing: a process of a worker that died is not known to anyone."""
+        return []
+
+    def place(self) -> str:
+        """See the port: each worker's own."""
+        return self._place
 
     def sweep(self, live: Set[str]) -> list[str]:
         """See the port. What a worker that died left running is not known to the next one."""
@@ -110,7 +138,7 @@ class ProcessExecutor:
         # Under the lock, so that a stop that comes meanwhile finds the process. Forks wait for one another anyway.
         with self._lock:
             if launch.id in self._running:
-                raise SandboxLost(
+                raise NotAdoptable(
                     f"task {launch.task}: sandbox {launch.id} is running in this worker already, and a process cannot "
                     f"be adopted; run tasks that outlive the broker's visibility timeout with executor='docker'"
                 )

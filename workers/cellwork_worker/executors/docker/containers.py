@@ -69,24 +69,27 @@ class Containers:
             self.remove(container)
             raise _refused(launch, error) from error
 
-    def find(self, launch: Launch) -> tuple[Container, Followed] | None:
-        """The sandbox that has this name, and its output from the first line. None: it never started, or is gone."""
+    def find(self, launch: Launch, name: str) -> tuple[Container, Followed] | None:
+        """The launch's sandbox of an earlier delivery, which has this name, and its output from the first line.
+
+        None: it never started, or is gone.
+        """
         client = self.engine.client
-        if self.remover.wait(launch.id):
+        if self.remover.wait(name):
             return None
         try:
-            found = client.inspect_container(launch.id)
+            found = client.inspect_container(name)
         except NotFound:
             return None
         if found["State"]["Status"] == "created":
             # Created by a worker that died before it could start it: nothing has run in there.
-            self.remover.now(launch.id)
+            self.remover.now(name)
             return None
         url = f"{client.base_url}/v{client.api_version}/containers/{found['Id']}/logs"
         response = client.get(url, params={"follow": 1, "stdout": 1, "stderr": 1}, stream=True, timeout=None)
         response.raise_for_status()
         warm = "cellwork.warm" in found["Config"]["Labels"]
-        return Container(launch.id, found["Id"], launch.spec.image or "", None, warm), Followed(response)
+        return Container(name, found["Id"], launch.spec.image or "", None, warm), Followed(response)
 
     def remove(self, container: Container, name: str | None = None) -> None:
         """Kill and remove in the background; its network namespace is free when that is done.

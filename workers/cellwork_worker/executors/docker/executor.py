@@ -1,11 +1,7 @@
-"""The executor: take or start a container, feed it, read it, remove it."""
+"""The executor: has a container started, reads it, removes it."""
 
-import logging
-import threading
 import time
-from collections.abc import Iterator, Set
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Set
 from http import HTTPStatus
 from signal import SIGKILL, Signals
 
@@ -13,32 +9,19 @@ import msgspec
 from docker.errors import APIError, NotFound
 
 from cellwork.errors import EngineUnavailable, SandboxLost
-from cellwork_worker.executors.base import STARTED, Emit, Exit, Health, Usage
+from cellwork_worker.executors.base import STARTED, Abandoned, Emit, Exit, Health, Sandbox, Usage
 from cellwork_worker.launch import Launch
 
-from .containers import Container, Containers
+from .containers import Containers
 from .demand import WarmLimits
-from .engine import Engine, answer
-from .stream import Attached, Demux, Followed, chunks, skip_ready
+from .engine import Engine
+from .listing import listed
+from .starter import RunningSandbox, Starter
 from .usage import usage
-from .warmpool import WarmPool
-
-logger = logging.getLogger("cellwork.worker")
-
-#: Written in the thread that also reads the output, up to here: it fits the buffers in between, so that neither
-#: side can wait for the other. A longer one is written beside it.
-_DIRECT_PAYLOAD_BYTES = 64 * 1024
 
 #: 128 + SIGKILL. Nothing inside can send that to the sandbox's first process, so it came from outside.
 _KILLED = 128 + SIGKILL
 
-
-#: A name that is taken when it is to be used, and free when it is looked for, is given up after so many tries.
-_ADOPTION_TRIES = 3
-
-#: Seconds that a warm run has to be over in before its sandbox is renamed, which costs the engine more than most
-#: warm runs; and how many are waited for at once.
-_RENAME_AFTER, _RENAMERS = 0.05, 4
 
 _LIMITS = WarmLimits()
 
@@ -66,32 +49,47 @@ class DockerExecutor:
         self._engine = Engine(base_url)
         self._labels = {"cellwork.installation": installation, "cellwork.worker": worker}
         self._containers = Containers(self._engine, self._labels, log_max_bytes)
-        self._warm = WarmPool(self._containers, warm, self._labels)
-        self._running: dict[str, _Sandbox] = {}
-        self._renaming = ThreadPoolExecutor(_RENAMERS, thread_name_prefix="docker-rename")
+        self._starter = Starter(self._containers, warm, self._labels)
+        self._running: dict[str, RunningSandbox] = {}
+        #: Ended, but not to be removed before `discard`.
+        self._kept: dict[str, RunningSandbox] = {}
+        #: Left to other workers: the launch's id, and the engine's once it is known.
+        self._abandoned: dict[str, str] = {}
+        self._place: str | None = None
 
     def run(self, launch: Launch, emit: Emit) -> Exit:
         """See the port."""
         asked = time.monotonic()
+        self._abandoned.pop(launch.id, None)
         try:
             with self._engine.errors(f"for task {launch.task} in sandbox {launch.id}"):
-                sandbox = self._sandbox(launch)
+                sandbox = self._starter.sandbox(launch)
                 start_seconds = time.monotonic() - asked
-                self._running[launch.id] = sandbox
-                try:
-                    emit(STARTED, b"")
-                    complete = any(emit(stream, piece) for stream, piece in sandbox.output)
-                    ended = Exit() if complete else self._exit(launch, sandbox)
-                finally:
-                    self._running.pop(launch.id, None)
-                    sandbox.over.set()
-                    sandbox.streams.close()
-                    self._containers.remove(sandbox.container, None if sandbox.doubled else launch.id)
+                ended = self._follow(launch, sandbox, emit)
         finally:
-            self._warm.end(launch)
+            self._starter.over(launch)
         if sandbox.doubled:
             return self.run(msgspec.structs.replace(launch, shape=""), emit)
         return msgspec.structs.replace(ended, adopted=sandbox.adopted, warm=sandbox.warm, start_seconds=start_seconds)
+
+    def _follow(self, launch: Launch, sandbox: RunningSandbox, emit: Emit) -> Exit:
+        self._running[launch.id] = sandbox
+        try:
+            emit(STARTED, b"")
+            self._check_ours(launch)
+            if any(emit(stream, piece) for stream, piece in sandbox.output):
+                return Exit()
+            self._check_ours(launch)
+            return self._exit(launch, sandbox)
+        finally:
+            self._running.pop(launch.id, None)
+            sandbox.streams.close()
+            if launch.id in self._abandoned:
+                self._abandoned[launch.id] = sandbox.container.id
+            elif launch.keep and not sandbox.doubled:
+                self._kept[launch.id] = sandbox
+            else:
+                self._remove(launch.id, sandbox)
 
     def stop(self, launch_id: str, signal: int) -> None:
         """See the port."""
@@ -108,17 +106,57 @@ class DockerExecutor:
                 sandbox.streams.close()
             raise
 
+    def abandon(self, launch_id: str) -> None:
+        """See the port."""
+        # It keeps its holder, for its namespace is in use for as long as it runs.
+        self._abandoned[launch_id] = ""
+        if (sandbox := self._running.get(launch_id)) is not None:
+            sandbox.streams.close()
+
+    def discard(self, launch_id: str) -> None:
+        """See the port."""
+        if (sandbox := self._kept.pop(launch_id, None)) is not None:
+            self._remove(launch_id, sandbox)
+        else:
+            self._containers.remover.later(launch_id, launch_id)
+
+    def tail(self, launch_id: str, size: int) -> bytes | None:
+        """See the port."""
+        try:
+            with self._engine.errors(f"to read the log of sandbox {launch_id}"):
+                # The engine counts lines; most are longer than this.
+                return bytes(self._engine.client.logs(launch_id, tail=max(1, size // 16)))[-size:]
+        except NotFound:
+            return None
+
+    def sandboxes(self) -> list[Sandbox]:
+        """See the port."""
+        filters = {"label": f"cellwork.installation={self._labels['cellwork.installation']}"}
+        with self._engine.errors("to list sandboxes"):
+            return listed(self._engine.client.containers(all=True, filters=filters))
+
+    def place(self) -> str:
+        """See the port: the engine's own id."""
+        if self._place is None:
+            try:
+                with self._engine.errors("to ask who it is"):
+                    self._place = f"docker-{self._engine.client.info().get('ID')}"
+            except (EngineUnavailable, APIError):
+                return "docker-unknown"
+        return self._place
+
     def sweep(self, live: Set[str]) -> list[str]:
         """See the port. Holders that no sandbox uses go too; new ones are made when needed."""
         filters = {"label": [f"{key}={value}" for key, value in self._labels.items()]}
         with self._engine.errors("to list sandboxes"):
             found = self._engine.client.containers(all=True, filters=filters)
-            running = {sandbox.container.id for name, sandbox in self._running.items() if name in live}
-            names = {c["Names"][0].lstrip("/"): c["Id"] for c in found if c["Names"] and c["Id"] not in running}
+            spared = {sandbox.container.id for name, sandbox in self._running.items() if name in live}
+            spared.update(self._abandoned.values())
+            names = {c["Names"][0].lstrip("/"): c["Id"] for c in found if c["Names"] and c["Id"] not in spared}
             ended = [name for name in names if name not in live and not self._keeps(name)]
             for name in ended:
                 self._containers.remover.later(name, names[name])
-            self._warm.drop_idle()
+            self._starter.warm.drop_idle()
             self._containers.remover.wait()
             self._containers.holders.drop_idle()
         return ended
@@ -143,7 +181,7 @@ class DockerExecutor:
 
     def facts(self) -> dict[str, object]:
         """What the worker's inspection shows of it."""
-        return {"warm": self._warm.facts()}
+        return {"warm": self._starter.warm.facts()}
 
     def usage(self, launch_id: str) -> Usage | None:
         """See `Metered`. The engine compares two moments, a second apart."""
@@ -156,77 +194,17 @@ class DockerExecutor:
             return None  # it has just ended
 
     def _keeps(self, name: str) -> bool:
-        return name in self._containers.holders or name in self._warm
+        return name in self._containers.holders or name in self._starter.warm
 
-    def _sandbox(self, launch: Launch) -> "_Sandbox":
-        """One that waited for it, or one that an earlier delivery started, or a new one."""
-        while (warm := self._warm.claim(launch)) is not None:
-            try:
-                warm.streams.write((launch.payload or b"")[launch.ahead :])
-                warm.streams.end_input()
-            except OSError:
-                # It died while it waited, and has seen nothing of the task.
-                warm.streams.close()
-                self._containers.remove(warm.container)
-                self._warm.end(launch)
-                continue
-            sandbox = _Sandbox(warm.container, warm.streams, warm.pieces(), warm=True)
-            self._running[launch.id] = sandbox
-            self._renaming.submit(self._rename, launch, sandbox)
-            return sandbox
-        for _ in range(_ADOPTION_TRIES):
-            if (started := self._containers.start(launch)) is not None:
-                container, streams = started
-                self._send(launch, container, streams)
-                return _Sandbox(container, streams, chunks(streams.read, Demux()))
-            if (found := self._containers.find(launch)) is not None:
-                container, followed = found
-                output = chunks(followed.read, Demux())
-                return _Sandbox(container, followed, skip_ready(output) if container.warm else output, adopted=True)
-        raise EngineUnavailable(
-            f"task {launch.task}: the engine has a sandbox {launch.id} that can be neither used nor replaced"
-        )
+    def _check_ours(self, launch: Launch) -> None:
+        if launch.id in self._abandoned:
+            raise Abandoned(f"task {launch.task}: sandbox {launch.id} was left to another worker")
 
-    def _rename(self, launch: Launch, sandbox: "_Sandbox") -> None:
-        """Give it the name by which a second delivery finds it; beside the task, which may be over sooner."""
-        if sandbox.over.wait(_RENAME_AFTER):
-            return
-        try:
-            with self._engine.errors(f"to rename sandbox {sandbox.container.name} to {launch.id}"):
-                self._engine.client.rename(sandbox.container.id, launch.id)
-        except APIError as error:
-            if error.status_code == HTTPStatus.CONFLICT and "already in use" in answer(error):
-                logger.error("task %s[%s] has a sandbox already; the second one is ended", launch.task, launch.task_id)
-                sandbox.doubled = True
-                self.stop(launch.id, SIGKILL)
-            elif not sandbox.over.is_set():
-                logger.warning("sandbox %s keeps its name: %s", sandbox.container.name, answer(error))
-        except EngineUnavailable as error:
-            logger.warning("%s", error)
+    def _remove(self, launch_id: str, sandbox: RunningSandbox) -> None:
+        sandbox.over.set()
+        self._containers.remove(sandbox.container, None if sandbox.doubled else launch_id)
 
-    def _send(self, launch: Launch, container: Container, streams: Attached) -> None:
-        payload = launch.payload or b""
-        if len(payload) <= _DIRECT_PAYLOAD_BYTES:
-            try:
-                streams.write(payload)
-                streams.end_input()
-            except BaseException:
-                streams.close()
-                self._containers.remove(container)
-                raise
-            return
-
-        def send() -> None:
-            try:
-                streams.write(payload)
-                streams.end_input()
-            except OSError:
-                # It ended before it had read everything; how it ended is known from its exit.
-                return
-
-        threading.Thread(target=send, name=f"{launch.id}-payload", daemon=True).start()
-
-    def _exit(self, launch: Launch, sandbox: "_Sandbox") -> Exit:
+    def _exit(self, launch: Launch, sandbox: RunningSandbox) -> Exit:
         client = self._engine.client
         try:
             client.wait(sandbox.container.id, timeout=None)
@@ -239,19 +217,3 @@ class DockerExecutor:
             ) from None
         code = state["ExitCode"]
         return Exit(code=code, oom=state["OOMKilled"], killed=code == _KILLED, detail=state.get("Error") or "")
-
-
-@dataclass(eq=False)
-class _Sandbox:
-    """One that runs a task."""
-
-    container: Container
-    streams: Attached | Followed
-    #: What it prints, by file descriptor.
-    output: Iterator[tuple[int, bytes]]
-    adopted: bool = False
-    warm: bool = False
-    #: Nothing more is wanted of it.
-    over: threading.Event = field(default_factory=threading.Event)
-    #: Another one has the task's name.
-    doubled: bool = False

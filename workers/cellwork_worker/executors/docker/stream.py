@@ -7,6 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 import requests
+from docker.types import CancellableStream
+from urllib3.exceptions import HTTPError
 
 _HEAD = struct.Struct(">BxxxL")
 _READ_BYTES = 1 << 16
@@ -122,9 +124,11 @@ class Followed:
         """At most `size` bytes of output; nothing at the end, or once `close` was called."""
         try:
             return bytes(self._response.raw.read1(size))
-        except (OSError, AttributeError, ValueError):
+        except (OSError, HTTPError, AttributeError, ValueError):
             return b""
 
     def close(self) -> None:
-        """Disconnect."""
+        """Disconnect; wakes a thread that is in `read`, which closing the response alone would wait for."""
+        with suppress(OSError, AttributeError):  # it is at its end
+            CancellableStream(iter(()), self._response).close()
         self._response.close()

@@ -68,7 +68,7 @@ class WarmPool:
         """`labels`: the worker's."""
         self._containers = containers
         self._limits = limits
-        self._labels = {**labels, "cellwork.warm": "1"}
+        self._labels = labels
         self._lock = threading.Lock()
         #: Told whenever a start is over.
         self._quiet = threading.Condition(self._lock)
@@ -258,7 +258,8 @@ class WarmPool:
     def _start(self, shape: _Shape) -> None:
         like = shape.launch
         name = f"cellwork-warm-{uuid.uuid4().hex}"
-        labels = {**(like.spec.labels or {}), **self._labels}
+        # The name it has now: another may be given to it with the task.
+        labels = {**(like.spec.labels or {}), **self._labels, "cellwork.warm": name}
         asked_at = time.monotonic()
         with self._lock:
             self._names.add(name)

@@ -1,0 +1,82 @@
+"""The broker's Redis: the options that every process shares, and what cellwork keeps beside the queues."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import redis
+from kombu.transport.redis import Channel
+
+from . import settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+#: Connections that one process may open: every slot may ask at once.
+_MAX_CONNECTIONS = 1024
+
+#: Of the visibility timeout, the time between two looks for messages whose worker has died.
+_RESTORE_FRACTION = 10
+
+
+def transport_options(visibility_timeout: float) -> dict[str, Any]:
+    """Options of kombu's Redis transport under which a dead worker's messages are back within about that time."""
+    return {
+        "visibility_timeout": visibility_timeout,
+        "unacked_restore_interval": min(10.0, visibility_timeout / _RESTORE_FRACTION),
+        # A look at every interval; kombu's own default is every tenth.
+        "unacked_restore_throttle": 1,
+        # A worker that is killed while it looks must not keep the others from looking for longer than this.
+        "unacked_mutex_expire": max(1, int(min(300, visibility_timeout / 4))),
+    }
+
+
+def set_transport_options(sender: "Celery", **_: object) -> None:
+    """Give an app the options that follow from its settings. What it says itself stays."""
+    conf = sender.conf
+    said = conf.get("broker_transport_options") or {}
+    ours = getattr(sender, "_cellwork_transport_options", {})
+    theirs = {name: value for name, value in said.items() if ours.get(name, object()) != value}
+    options = transport_options(settings.load(sender).visibility_timeout)
+    sender._cellwork_transport_options = options  # type: ignore[attr-defined]
+    conf.broker_transport_options = {**options, **theirs}
+
+
+class Broker:
+    """A client of its own, so that nothing here waits for, or breaks with, the connection that Celery consumes from."""
+
+    def __init__(self, app: "Celery") -> None:
+        """Connects on first use.
+
+        Raises:
+            InvalidSetting: the settings are wrong.
+        """
+        self._app = app
+        self._installation = settings.load(app).installation
+        options = app.conf.get("broker_transport_options") or {}
+        self._prefix = str(options.get("global_keyprefix") or "")
+        #: Seconds: the transport's, which an app may have set by itself.
+        self.visibility_timeout = float(options.get("visibility_timeout") or Channel.visibility_timeout)
+        #: kombu's sorted set of unacknowledged messages: delivery tag to the time from which the timeout counts.
+        self.unacked_index = self._prefix + str(options.get("unacked_index_key") or Channel.unacked_index_key)
+
+    def key(self, *parts: str) -> str:
+        """The name of something that cellwork keeps, for this installation only."""
+        return f"{self._prefix}cellwork:{self._installation}:{':'.join(parts)}"
+
+    @cached_property
+    def client(self) -> "redis.Redis":
+        """Plain: it adds no prefix to keys. Safe to use from many threads."""
+        patience = max(1.0, self.visibility_timeout / 4)
+        options = {"socket_timeout": patience, "socket_connect_timeout": patience}
+        options |= self._app.conf.get("broker_transport_options") or {}
+        options["max_connections"] = _MAX_CONNECTIONS
+        # Through kombu, which knows about URLs, TLS, sentinels and credentials.
+        self._connection = self._app.connection_for_write(transport_options=options)
+        channel: Any = self._connection.default_channel
+        return redis.Redis(connection_pool=channel.pool)
+
+    def close(self) -> None:
+        """Disconnect; a later use connects again."""
+        if "client" in self.__dict__:
+            del self.__dict__["client"]
+            self._connection.close()

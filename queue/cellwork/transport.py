@@ -1,0 +1,178 @@
+"""kombu's Redis transport, without its gap between taking a message and noting that it is taken.
+
+The original takes a message with BRPOP and notes it in another request: a worker that dies in between, a connection
+that breaks, or a reply that nobody reads any more loses the message. Here one script takes and notes it. What waits is
+a BRPOP on a list of wake-up tokens beside each queue, which may well get lost: after a second at the latest a consumer
+looks anyway, so producers without this transport are served too, a little later.
+"""
+
+from collections.abc import Mapping
+from queue import Empty
+from time import monotonic, time
+from typing import Any
+
+import redis
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as original
+from kombu.transport.virtual import QoS as VirtualQoS
+from kombu.utils.json import loads
+
+#: Tokens kept for one queue, and seconds that they last: they wake those who wait, nobody else needs them.
+_MAX_TOKENS, _TOKEN_SECONDS = 64, 60
+
+#: KEYS: unacked, unacked_index, then queues. ARGV: now, then for each queue '1' where its messages are acknowledged.
+#: Gives which queue it was, and the message; nothing where all are empty.
+_TAKE = """
+for i = 3, #KEYS do
+  local raw = redis.call('RPOP', KEYS[i])
+  if raw then
+    if ARGV[i - 1] == '1' then
+      local properties = cjson.decode(raw)['properties']
+      local from = properties['delivery_info']
+      redis.call('ZADD', KEYS[2], ARGV[1], properties['delivery_tag'])
+      redis.call('HSET', KEYS[1], properties['delivery_tag'], '[' .. raw .. ',' .. cjson.encode(from['exchange'])
+                 .. ',' .. cjson.encode(from['routing_key']) .. ']')
+    end
+    return {i - 3, raw}
+  end
+end
+return nil
+"""
+
+
+class QoS(original.QoS):
+    """Knows which messages are noted already."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note it, unless that was done when it was taken."""
+        taken: set[str] = self.channel.taken  # type: ignore[attr-defined]
+        if delivery_tag in taken:
+            taken.discard(delivery_tag)
+            VirtualQoS.append(self, message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+
+class _Taking:
+    """Mixed into kombu's channels."""
+
+    QoS: Any = QoS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        #: Delivery tags that are noted and not yet handed on.
+        self.taken: set[str] = set()
+        self._unacknowledged: set[str] = set()
+        self._more = False
+        super().__init__(*args, **kwargs)
+
+    def basic_consume(self: Any, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        """As ever."""
+        (self._unacknowledged.add if no_ack else self._unacknowledged.discard)(queue)
+        return super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[misc]
+
+    def _put(self: Any, queue: str, message: Mapping[str, Any], **kwargs: Any) -> None:
+        batch = kwargs.get("_publish_batch")
+        super()._put(queue, message, **kwargs)  # type: ignore[misc]
+        if batch is not None:
+            batch.add("lpush", self._tokens(queue), "1")
+            return
+        with self._plain().pipeline(transaction=False) as pipe:
+            self._wake(pipe, queue, self.global_keyprefix)
+            pipe.execute()
+
+    def _do_restore_message(
+        self: Any, payload: Any, exchange: str, routing_key: str, pipe: Any, leftmost: bool = False
+    ) -> None:
+        super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)  # type: ignore[misc]
+        for queue in self._lookup(exchange, routing_key):
+            self._wake(pipe, queue, "")  # kombu's pipeline adds the prefix
+
+    def _wake(self, pipe: Any, queue: str, prefix: str) -> None:
+        key = prefix + self._tokens(queue)
+        pipe.lpush(key, "1")
+        if prefix or not getattr(self, "global_keyprefix", ""):
+            # Of these, kombu's prefixing pipeline knows nothing.
+            pipe.ltrim(key, 0, _MAX_TOKENS - 1)
+            pipe.expire(key, _TOKEN_SECONDS)
+
+    def _tokens(self, queue: str) -> str:
+        return f"{queue}.cellwork-wake"
+
+    def _plain(self: Any) -> "redis.Redis":
+        """A client that adds no prefix."""
+        return redis.Redis(connection_pool=self.pool)
+
+    def _brpop_start(self: Any, timeout: float | None = None) -> None:
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        wait = self.brpop_timeout if timeout is None else timeout
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = monotonic()
+        if self._more:
+            # There was a message just now: look for the next one at once, when the loop comes round.
+            self._asked = ("PING",)
+        else:
+            self._asked = ("BRPOP", *(self.global_keyprefix + self._tokens(queue) for queue in queues), wait or 0)
+        self.client.connection.send_command(*self._asked)
+
+    def _brpop_read(self: Any, **options: Any) -> bool:
+        try:
+            try:
+                self.client.parse_response(self.client.connection, self._asked[0], **options)
+            except self.connection_errors:
+                # The next round connects again.
+                self.client.connection.disconnect()
+                raise
+            if self._closing:
+                raise Empty
+            return bool(self._take())
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+    def _take(self: Any) -> bool:
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        asked = [(queue, self._q_for_pri(queue, priority)) for priority in self.priority_steps for queue in queues]
+        keys = [self.unacked_key, self.unacked_index_key, *(key for _, key in asked)]
+        acknowledged = ["0" if queue in self._unacknowledged else "1" for queue, _ in asked]
+        self._more = False
+        found: Any = self._plain().register_script(_TAKE)(
+            [self.global_keyprefix + key for key in keys], [time(), *acknowledged]
+        )
+        if found is None:
+            raise Empty
+        self._more = True
+        queue, message = asked[int(found[0])][0], loads(found[1].decode())
+        if acknowledged[int(found[0])] == "1":
+            self.taken.add(message["properties"]["delivery_tag"])
+        self._queue_cycle.rotate(queue)
+        self.connection._deliver(message, queue)
+        return True
+
+
+class Channel(_Taking, original.Channel):
+    """Of a Redis server."""
+
+
+class SentinelChannel(_Taking, original.SentinelChannel):
+    """Of a Redis server behind sentinels."""
+
+
+class Transport(original.Transport):
+    """``redis://`` and ``rediss://``."""
+
+    Channel = Channel
+
+
+class SentinelTransport(original.SentinelTransport):
+    """``sentinel://``."""
+
+    Channel = SentinelChannel
+
+
+def register() -> None:
+    """Make this the transport of these URLs, for all of kombu in this process."""
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
+    TRANSPORT_ALIASES["sentinel"] = f"{__name__}:SentinelTransport"

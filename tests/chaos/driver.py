@@ -1,0 +1,214 @@
+"""Keeps tasks flowing while things go wrong, and judges afterwards: nothing lost, nothing run twice, nothing left."""
+
+import random
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+import msgspec
+from celery import Celery, chain, chord
+from celery.result import AsyncResult, GroupResult
+from docker.errors import APIError
+
+from cellwork import configure
+
+from .cluster import Cluster
+from .faults import EXPECTED, FAULTS
+
+#: Seconds.
+VISIBILITY = 3.0
+TRAFFIC = 25.0
+SETTLE = 120.0
+
+READY = {b'"SUCCESS"', b'"FAILURE"'}
+
+
+class Figures(msgspec.Struct, kw_only=True):
+    """What one seed gave."""
+
+    seed: int
+    tasks: int
+    faults: dict[str, int]
+    #: Tasks without an outcome, or with one that is no success.
+    lost: list[str]
+    #: Tasks whose body began more often than their sandboxes were destroyed, and once more.
+    doubled: dict[str, int]
+    #: What was left on the engine and in Redis.
+    left: list[str]
+    #: Seconds from the death or the freezing of a worker until another one had, or it had itself ended, its tasks.
+    recovery: list[float]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return not (self.lost or self.doubled or self.left)
+
+
+class Run:
+    """One seed."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.cluster = Cluster(folder, f"chaos-{uuid.uuid4().hex[:12]}", VISIBILITY)
+        self.client = self.cluster.client()
+        self.engine = docker.from_env()
+        #: Held while the producer sends: a canvas is many messages, and sending is not what is tested here.
+        self.sending = threading.Lock()
+        self.destroyed: list[str] = []
+        self.ids: list[str] = []
+        self._faults: Counter[str] = Counter()
+        self._recovery: list[float] = []
+        self._watchers: list[threading.Thread] = []
+        self._over = threading.Event()
+        self._app = configure(Celery("chaos", set_as_current=False), installation=self.cluster.installation)
+        self._app.conf.update(
+            broker_url=f"{self.cluster.url}/0",
+            result_backend=f"{self.cluster.url}/1",
+            broker_transport_options={**self._app.conf.broker_transport_options, "visibility_timeout": VISIBILITY},
+        )
+
+    def run(self) -> Figures:
+        began = time.monotonic()
+        try:
+            self.cluster.revive()
+            tormentor = threading.Thread(target=self._torment)
+            tormentor.start()
+            self._send()
+            self._over.set()
+            tormentor.join()
+            lost = self._settle()
+        finally:
+            self.cluster.revive()
+            left = self._left()
+            self.cluster.close()
+        for watcher in self._watchers:
+            watcher.join()
+        left += [one.name or "" for one in self.sandboxes()]
+        starts = self._starts()
+        allowed = Counter(self.destroyed)
+        return Figures(
+            seed=self.seed,
+            tasks=len(self.ids),
+            faults=dict(self._faults),
+            lost=lost,
+            doubled={task: n for task, n in starts.items() if n > 1 + allowed[task]},
+            left=left,
+            recovery=sorted(self._recovery),
+            seconds=time.monotonic() - began,
+        )
+
+    def sandboxes(self) -> list[Any]:
+        labels = {"label": f"cellwork.installation={self.cluster.installation}"}
+        return list(self.engine.containers.list(all=True, filters=labels, ignore_removed=True))
+
+    @contextmanager
+    def watched(self, worker: str) -> Iterator[None]:
+        """Something happens to this worker: measure how long until what it runs goes on."""
+        held = self._held_by(worker)
+        yield
+        watcher = threading.Thread(target=self._watch, args=(held, time.monotonic()))
+        watcher.start()
+        self._watchers.append(watcher)
+
+    def _task(self, seconds: float) -> Any:
+        volume = f"{self.cluster.ledger}:/ledger"
+        return self._app.signature(
+            "shop.tasks.entered", (seconds,), immutable=True, queue="chaos", volumes=[volume], memory="64m"
+        )
+
+    def _send(self) -> None:
+        """Traffic, at about what two workers can take."""
+        end = time.monotonic() + TRAFFIC
+        numbers = random.Random(self.seed + 1)
+        while time.monotonic() < end:
+            kind = numbers.choices(("short", "long", "chain", "chord"), (8, 2, 1, 1))[0]
+            with self.sending:
+                result = self._canvas(kind).apply_async()
+            while result is not None:
+                members = result.results if isinstance(result, GroupResult) else [result]
+                self.ids += [member.id for member in members if isinstance(member, AsyncResult)]
+                result = result.parent
+            self._over.wait(numbers.uniform(0.2, 1.0))
+
+    def _canvas(self, kind: str) -> Any:
+        if kind == "long":
+            return self._task(1.8 * VISIBILITY)
+        if kind == "chain":
+            return chain(self._task(0.1), self._task(0.3), self._task(0.1), app=self._app)
+        if kind == "chord":
+            return chord([self._task(0.1), self._task(0.3), self._task(0.2)], self._task(0.1), app=self._app)
+        return self._task(0.1)
+
+    def _torment(self) -> None:
+        while not self._over.wait(self.random.uniform(0.5, 3.0)):
+            fault = self.random.choice(FAULTS)
+            self._faults[fault.__name__] += 1
+            try:
+                print(f"  {fault(self)}", flush=True)
+            except (*EXPECTED, APIError) as error:
+                print(f"  {fault.__name__}: {error}", flush=True)
+
+    def _settle(self) -> list[str]:
+        """Wait for every outcome; those that do not come, or are no success."""
+        backend, deadline = self.cluster.client(1), time.monotonic() + SETTLE
+        waiting = list(self.ids)
+        states: dict[str, str] = {}
+        while waiting and time.monotonic() < deadline:
+            self.cluster.revive()
+            for task in list(waiting):
+                text: Any = backend.get(f"celery-task-meta-{task}")
+                states[task] = msgspec.json.decode(text)["status"] if text else "PENDING"
+                if states[task] in ("SUCCESS", "FAILURE", "REVOKED"):
+                    waiting.remove(task)
+            self._never.wait(0.2)
+        return [f"{task}: {state}" for task, state in states.items() if state != "SUCCESS"]
+
+    _never = threading.Event()
+
+    def _left(self) -> list[str]:
+        """Messages and tokens' leases that are still there a while after the last outcome."""
+        deadline = time.monotonic() + 4 * VISIBILITY
+        while (left := self._messages()) and time.monotonic() < deadline:
+            self._never.wait(0.1)
+        return left
+
+    def _messages(self) -> list[str]:
+        unacked: Any = self.client.hlen("unacked")
+        queued: Any = self.client.llen("chaos")
+        return [f"{unacked} unacknowledged and {queued} queued messages"] if unacked or queued else []
+
+    def _starts(self) -> Counter[str]:
+        file = self.cluster.ledger / "ledger"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return Counter(line.split()[1] for line in lines if line.startswith("start "))
+
+    def _held_by(self, worker: str) -> dict[str, bytes]:
+        """Tokens whose owner is this worker's process."""
+        prefix = f"cellwork:{self.cluster.installation}"
+        try:
+            beat: Any = self.client.get(f"{prefix}:worker:{worker}@chaos")
+            boot = msgspec.json.decode(beat)["boot"].encode() if beat else b"?"
+            keys: Any = list(self.client.scan_iter(match=f"{prefix}:token:*", count=1000))
+            owners: Any = [self.client.hget(key, "owner") for key in keys]
+        except EXPECTED:
+            return {}
+        return {key: owner for key, owner in zip(keys, owners, strict=True) if owner and owner.startswith(boot)}
+
+    def _watch(self, held: dict[str, bytes], began: float) -> None:
+        deadline = began + SETTLE
+        while held and time.monotonic() < deadline:
+            for key, owner in list(held.items()):
+                try:
+                    if self.client.hget(key, "owner") != owner:
+                        self._recovery.append(time.monotonic() - began)
+                        del held[key]
+                except EXPECTED:
+                    break
+            self._never.wait(0.05)

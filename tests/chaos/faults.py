@@ -1,0 +1,81 @@
+"""What can go wrong, one function a fault; each is called with the run, and returns what it did in a few words."""
+
+import json
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from redis import RedisError
+
+NEVER = threading.Event()
+
+
+def kill_worker(run: Any) -> str:
+    """Without a word; started again a little later."""
+    name = run.random.choice(run.cluster.names)
+    with run.watched(name):
+        run.cluster.workers[name].kill()
+    run.cluster.workers[name].wait()
+    NEVER.wait(run.random.uniform(0, 3))
+    run.cluster.start_worker(name)
+    return f"killed {name}"
+
+
+def freeze_worker(run: Any) -> str:
+    """For twice the visibility timeout: it comes back as a zombie."""
+    name = run.random.choice(run.cluster.names)
+    process = run.cluster.workers[name]
+    with run.watched(name):
+        process.send_signal(signal.SIGSTOP)
+    NEVER.wait(2 * run.cluster.visibility)
+    process.send_signal(signal.SIGCONT)
+    return f"froze {name}"
+
+
+def kill_sandbox(run: Any) -> str:
+    """The one fault after which a body may begin twice."""
+    running = [one for one in run.sandboxes() if one.status == "running" and one.labels.get("cellwork.task-id")]
+    if not running:
+        return "killed no sandbox: none runs"
+    victim = run.random.choice(running)
+    run.destroyed.append(victim.labels["cellwork.task-id"])
+    victim.kill()
+    return f"killed {victim.name}"
+
+
+def restart_redis(run: Any) -> str:
+    """What it had said yes to is still there."""
+    with run.sending:
+        run.cluster.restart_redis(NEVER, run.random.uniform(0.2, 1.5))
+    return "restarted Redis"
+
+
+def drop_connections(run: Any) -> str:
+    with run.sending:
+        run.client.client_kill_filter(_type="normal", skipme=True)
+    return "dropped all connections"
+
+
+def deliver_twice(run: Any) -> str:
+    """A copy of a message that a worker has now."""
+    held: Any = run.client.hvals("unacked")
+    if not held:
+        return "delivered nothing twice: nothing is held"
+    message, _, _ = json.loads(run.random.choice(held))
+    run.client.rpush("chaos", json.dumps(message))
+    return f"delivered {message['headers']['id']} twice"
+
+
+FAULTS: tuple[Callable[[Any], str], ...] = (
+    kill_worker,
+    freeze_worker,
+    kill_sandbox,
+    restart_redis,
+    drop_connections,
+    deliver_twice,
+    deliver_twice,
+)
+
+#: What a fault may meet because of an earlier one.
+EXPECTED = (RedisError, OSError)

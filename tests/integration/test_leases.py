@@ -1,0 +1,210 @@
+"""Leases: a task that runs is not delivered again, one whose worker has died is, and it never runs twice."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from celery import Celery
+from waiting import wait_until
+
+from cellwork import configure
+from cellwork.broker import Broker
+from cellwork_worker.fencing import Tokens
+from cellwork_worker.job import Job
+from cellwork_worker.lease import Leases
+
+#: Seconds; the sandboxes below run for longer.
+VISIBILITY = 4
+TIMEOUT = 60
+
+
+@pytest.fixture
+def ledger(tmp_path_factory) -> Path:
+    """A folder that the sandboxes write to: one line for every body that starts, one for every body that ends."""
+    folder = tmp_path_factory.mktemp("ledger")
+    folder.chmod(0o777)
+    return folder
+
+
+@pytest.fixture
+def start(start_worker, ledger) -> Iterator[Callable]:
+    """Start a worker with a short timeout, whose policy allows the ledger; all are ended afterwards."""
+    started = []
+
+    def start(name: str, *arguments: str, **env: str):
+        worker = start_worker(
+            *(arguments or ("-c", "2")),
+            "-Q",
+            "leases",
+            name=name,
+            CELLWORK_VISIBILITY_TIMEOUT=str(VISIBILITY),
+            SHOP_VOLUMES=str(ledger),
+            **env,
+        )
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        if worker.process.poll() is None:
+            worker.signal(signal.SIGCONT)
+        worker.stop()
+
+
+@pytest.fixture
+def client(broker, shop) -> redis.Redis:
+    return redis.Redis.from_url(f"{broker}/0")
+
+
+@pytest.fixture
+def send(shop, ledger):
+    """Send a task that writes to the ledger when it starts and when it ends."""
+
+    def send(seconds: float, **options):
+        options = {"queue": "leases", "volumes": [f"{ledger}:/ledger"], **options}
+        return shop.tasks.entered.apply_async((seconds,), **options)
+
+    return send
+
+
+def lines(ledger: Path, what: str) -> int:
+    file = ledger / "ledger"
+    return file.read_text().count(what) if file.exists() else 0
+
+
+def started(ledger: Path) -> int:
+    return lines(ledger, "start")
+
+
+def test_a_task_that_outlives_the_visibility_timeout_runs_once(start, send, ledger):
+    worker = start("long")
+    result = send(2.5 * VISIBILITY)
+    assert result.get(timeout=TIMEOUT) == 2.5 * VISIBILITY
+    assert worker.text.count(f"[{result.id}] received") == 1
+    assert started(ledger) == 1
+
+
+def test_tasks_that_wait_in_a_worker_for_their_time_or_a_slot_are_not_delivered_again(start, send, ledger, client):
+    worker = start("reserves", "-c", "1", "--prefetch-multiplier=4")
+    first, second = send(1.5 * VISIBILITY), send(0)
+    later = send(0, countdown=2 * VISIBILITY)
+    for result in (first, second, later):
+        result.get(timeout=TIMEOUT)
+        assert worker.text.count(f"[{result.id}] received") == 1
+    assert started(ledger) == 3
+    wait_until(lambda: not client.exists("unacked"), what="all to be acknowledged")
+
+
+def test_a_dead_workers_task_goes_on_in_its_sandbox_under_another_worker(start, send, ledger, containers):
+    first = start("dies")
+    result = send(2 * VISIBILITY)
+    wait_until(lambda: started(ledger), timeout=TIMEOUT, what="the body to run")
+    first.signal(signal.SIGKILL)
+    killed = time.monotonic()
+    second = start("takes")
+    wait_until(lambda: f"[{result.id}] received" in second.text, timeout=TIMEOUT, what="the second delivery")
+    assert time.monotonic() - killed < 1.5 * VISIBILITY
+    assert result.get(timeout=TIMEOUT) == 2 * VISIBILITY
+    assert (started(ledger), lines(ledger, "end")) == (1, 1)
+
+
+def test_a_worker_that_died_with_the_outcome_unread_leaves_it_to_the_next(start, send, ledger):
+    first = start("stopped-early")
+    result = send(1)
+    wait_until(lambda: started(ledger), timeout=TIMEOUT, what="the body to run")
+    first.signal(signal.SIGSTOP)
+    wait_until(lambda: lines(ledger, "end"), timeout=TIMEOUT, what="the body to end")
+    first.signal(signal.SIGKILL)
+    first.wait()
+    start("reads")
+    assert result.get(timeout=TIMEOUT) == 1
+    assert started(ledger) == 1
+
+
+def test_a_worker_that_comes_back_too_late_is_fenced_and_its_sandbox_left_to_the_other(start, send, ledger, client):
+    zombie = start("zombie", "-c", "1")
+    result = send(3 * VISIBILITY)
+    wait_until(lambda: started(ledger), timeout=TIMEOUT, what="the body to run")
+    zombie.signal(signal.SIGSTOP)
+    other = start("other")
+    wait_until(lambda: f"[{result.id}] received" in other.text, timeout=TIMEOUT, what="the second delivery")
+    zombie.signal(signal.SIGCONT)
+    wait_until(lambda: "was taken over by another worker" in zombie.text, timeout=TIMEOUT, what="it to be fenced")
+    assert "is left to that one" in zombie.text
+    assert result.get(timeout=TIMEOUT) == 3 * VISIBILITY
+    assert "succeeded" not in zombie.text
+    assert started(ledger) == 1
+    wait_until(lambda: not zombie.inspect("active"), what="the zombie's slot to be free")
+    wait_until(lambda: not client.exists("unacked"), what="the message to be acknowledged")
+
+
+def test_a_broken_connection_delivers_again_and_the_running_one_goes_on(start, send, ledger, client):
+    worker = start("cut")
+    result = send(1.5 * VISIBILITY)
+    wait_until(lambda: started(ledger), timeout=TIMEOUT, what="the body to run")
+    client.client_kill_filter(_type="normal", skipme=True)
+    wait_until(lambda: "was delivered again while it runs here" in worker.text, timeout=TIMEOUT, what="a delivery")
+    assert result.get(timeout=TIMEOUT) == 1.5 * VISIBILITY
+    assert started(ledger) == 1
+    wait_until(lambda: not client.exists("unacked"), timeout=2 * VISIBILITY, what="the message to be acknowledged")
+
+
+def test_a_second_copy_of_a_message_does_not_run(start, send, ledger, client, shop):
+    start("copies")
+    result = send(VISIBILITY)
+    wait_until(lambda: started(ledger), timeout=TIMEOUT, what="the body to run")
+    send(VISIBILITY, task_id=result.id)
+    assert result.get(timeout=TIMEOUT) == VISIBILITY
+    send(VISIBILITY, task_id=result.id)
+    wait_until(lambda: not client.exists("unacked", "leases"), timeout=3 * VISIBILITY, what="all to be acknowledged")
+    assert started(ledger) == 1
+
+
+def test_a_task_whose_outcome_was_stored_but_not_acknowledged_is_only_acknowledged(start, send, ledger, client, shop):
+    worker = start("again")
+    result = send(0)
+    result.get(timeout=TIMEOUT)
+    wait_until(lambda: not client.exists("unacked"), what="the message to be acknowledged")
+    for key in client.keys("cellwork:*:token:*"):
+        # As a worker leaves it that dies before it can say that the task is done.
+        client.delete(key)
+        client.hset(key, mapping={"owner": "dead", "until": "0", "deliveries": "1"})
+    send(0, task_id=result.id)
+    wait_until(lambda: "has its outcome already" in worker.text, timeout=TIMEOUT, what="the second copy")
+    assert started(ledger) == 1
+
+
+def test_the_key_prefix_of_the_transport_is_respected(start, ledger, client, installation):
+    app = configure(Celery("prefixed", set_as_current=False), installation=installation)
+    app.conf.broker_transport_options = {**app.conf.broker_transport_options, "global_keyprefix": "mine:"}
+    worker = start("prefixed", SHOP_KEYPREFIX="mine:")
+    seconds = 1.5 * VISIBILITY
+    result = app.send_task("shop.tasks.entered", (seconds,), queue="leases", volumes=[f"{ledger}:/ledger"])
+    assert result.get(timeout=TIMEOUT) == seconds
+    assert worker.text.count(f"[{result.id}] received") == 1
+    assert client.keys("mine:cellwork:*:token:*")
+    app.close()
+
+
+def test_a_claim_costs_one_round_trip_and_a_confirmation_none(client, shop):
+    broker = Broker(shop.app.app)
+    tokens = Tokens(broker, "me@test")
+    leases = Leases(broker, tokens, "boot", "place", lambda: None)
+
+    def asked() -> int:
+        return int(client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+    for number in range(3):
+        job = Job(id="x", sandbox=f"cellwork-{number}-0", target=id, args=(), callbacks=None)
+        before, sent = asked(), client.info("stats")["total_commands_processed"]
+        assert leases.claim(job).answer == "mine"
+        leases.confirm(job)
+        # The script is sent once; the two questions of this test count, too.
+        assert (asked() - before, client.info("stats")["total_commands_processed"] - sent) == (1, 4) or number == 0
+    assert leases.claim(Job(id="x", sandbox="cellwork-2-0", target=id, args=(), callbacks=None)).answer == "held"
+    leases.finish_now(job)
+    assert leases.claim(Job(id="x", sandbox="cellwork-2-0", target=id, args=(), callbacks=None)).answer == "done"
+    broker.close()
