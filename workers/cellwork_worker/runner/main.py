@@ -10,6 +10,9 @@ from . import body, codec, standins
 from . import task as task_
 from .wire import Wire, read_payload
 
+#: Exit status where standard input ended before the payload had arrived: the worker has died, and no body ran.
+NO_PAYLOAD = 75
+
 
 class Terminated(BaseException):
     """SIGTERM: the body's ``finally`` blocks run, then the sandbox ends without an outcome."""
@@ -25,7 +28,7 @@ def main():
     try:
         payload = read_payload(0)
         if payload is None:
-            os._exit(0)
+            os._exit(NO_PAYLOAD)
         _run(*payload)
     except Terminated:
         _flush()

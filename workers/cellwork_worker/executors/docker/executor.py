@@ -132,6 +132,9 @@ class DockerExecutor:
             ended = [name for name in names if name not in live | self._abandoned and name not in self._holders]
             for name in ended:
                 self._remove(name)
+            for name in self._abandoned - set(names):
+                # Its adopter has removed it, and so its holder is free.
+                self._leave(name, removed=True)
             self._remover.wait()
             self._holders.drop_idle()
         return ended
