@@ -55,3 +55,9 @@ up: venv  ## the same, and it keeps running for a look around
 .PHONY: bench
 bench: venv engine images  ## the benchmarks behind the numbers in the documentation
 	@$(VENV)/bin/python -m benchmarks
+
+SEEDS ?= 50
+
+.PHONY: chaos
+chaos: venv engine images  ## the long form of tests/chaos: make chaos SEEDS=50
+	@cd tests && ../$(VENV)/bin/python -m chaos --seeds $(SEEDS)

@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 from celery import Celery
 from celery.app.amqp import AMQP
 from celery.app.task import Task as CeleryTask
+from celery.utils import uuid
 from kombu.exceptions import EncodeError
 from kombu.messaging import Producer
 
-from . import broker, routing, settings, transport
+from . import broker, idempotency, routing, settings, transport
 from . import spec as specs
 from .arguments import invalid_argument
 from .errors import InvalidSetting
@@ -148,6 +149,7 @@ def _checked_send(app: Any, send: Callable[..., Any]) -> Callable[..., Any]:
         stamps = FIELDS.intersection(options.get("stamped_headers") or ()) & options.keys()
         stamped = specs.parse(name, {stamp: specs.innermost(options[stamp]) for stamp in stamps})
         said = {option: options.pop(option) for option in (FIELDS - stamps) & options.keys()}
+        key = options.pop("idempotency_key", None)
         _check_options(name, options)
         called = specs.merge(_inherited(name, options), specs.parse(name, said))
         declared = getattr(task, "cellwork_spec", None) or ContainerSpec()
@@ -155,14 +157,47 @@ def _checked_send(app: Any, send: Callable[..., Any]) -> Callable[..., Any]:
         route = routing.route(name, declared, specs.merge(stamped, called), getattr(queue, "name", queue))
         if route.queue is not None and not _routed_by_user(app, name, args, kwargs, options, task):
             options["queue"] = route.queue
-        header = {"spec": specs.to_header(called), "route": {"executor": route.executor, "reason": route.reason}}
+        header: dict[str, Any] = {
+            "spec": specs.to_header(called),
+            "route": {"executor": route.executor, "reason": route.reason},
+        }
+        key = None if key is None else idempotency.check(name, key, options)
+        if (kept := key or _inherited_key(options)) is not None:
+            header["idempotency_key"] = kept
         options["headers"] = {**(options.get("headers") or {}), "cellwork": header}
-        try:
-            return send(name, args, kwargs, *more, **options)
-        except (EncodeError, TypeError) as error:
-            raise invalid_argument(name, args, kwargs, error) or error from None
+
+        def go() -> Any:
+            try:
+                return send(name, args, kwargs, *more, **options)
+            except (EncodeError, TypeError) as error:
+                raise invalid_argument(name, args, kwargs, error) or error from None
+
+        return go() if key is None else _once(app, name, key, options, go)
 
     return send_task
+
+
+def _once(app: Any, name: str, key: str, options: dict[str, Any], send: Callable[[], Any]) -> Any:
+    """Send, unless a task has this key: then give the result of that one."""
+    # One client for the app: connections are made once.
+    app._cellwork_keys = keys = getattr(app, "_cellwork_keys", None) or idempotency.Keys(app)
+    task_id = options["task_id"] = options.get("task_id") or uuid()
+    holder = keys.take(name, key, task_id)
+    if holder != task_id:
+        return app.AsyncResult(holder)
+    try:
+        result = send()
+    except BaseException:
+        keys.free(name, key, task_id)
+        raise
+    keys.sent(name, key, task_id)
+    return result
+
+
+def _inherited_key(options: Mapping[str, Any]) -> str | None:
+    """The idempotency key that an earlier try of this task was sent with."""
+    header = (options.get("headers") or {}).get("cellwork")
+    return header.get("idempotency_key") if isinstance(header, Mapping) else None
 
 
 def _inherited(name: str, options: Mapping[str, Any]) -> ContainerSpec:

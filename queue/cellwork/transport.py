@@ -6,6 +6,7 @@ a BRPOP on a list of wake-up tokens beside each queue, which may well get lost: 
 looks anyway, so producers without this transport are served too, a little later.
 """
 
+import logging
 from collections.abc import Mapping
 from queue import Empty
 from time import monotonic, time
@@ -17,6 +18,8 @@ from kombu.transport import redis as original
 from kombu.transport.virtual import QoS as VirtualQoS
 from kombu.utils.json import loads
 
+logger = logging.getLogger("cellwork")
+
 #: Tokens kept for one queue, and seconds that they last: they wake those who wait, nobody else needs them.
 _MAX_TOKENS, _TOKEN_SECONDS = 64, 60
 
@@ -24,7 +27,8 @@ _MAX_TOKENS, _TOKEN_SECONDS = 64, 60
 #: Gives which queue it was, and the message; nothing where all are empty.
 _TAKE = """
 for i = 3, #KEYS do
-  local raw = redis.call('RPOP', KEYS[i])
+  -- Taken last: where Redis is full the notes are refused, and the message must stay.
+  local raw = redis.call('LINDEX', KEYS[i], -1)
   if raw then
     if ARGV[i - 1] == '1' then
       local properties = cjson.decode(raw)['properties']
@@ -33,6 +37,7 @@ for i = 3, #KEYS do
       redis.call('HSET', KEYS[1], properties['delivery_tag'], '[' .. raw .. ',' .. cjson.encode(from['exchange'])
                  .. ',' .. cjson.encode(from['routing_key']) .. ']')
     end
+    redis.call('RPOP', KEYS[i])
     return {i - 3, raw}
   end
 end
@@ -137,9 +142,13 @@ class _Taking:
         keys = [self.unacked_key, self.unacked_index_key, *(key for _, key in asked)]
         acknowledged = ["0" if queue in self._unacknowledged else "1" for queue, _ in asked]
         self._more = False
-        found: Any = self._plain().register_script(_TAKE)(
-            [self.global_keyprefix + key for key in keys], [time(), *acknowledged]
-        )
+        try:
+            found: Any = self._plain().register_script(_TAKE)(
+                [self.global_keyprefix + key for key in keys], [time(), *acknowledged]
+            )
+        except redis.exceptions.OutOfMemoryError as error:
+            logger.error("Redis is full: no message can be taken until it has room (maxmemory): %s", error)
+            raise Empty from None
         if found is None:
             raise Empty
         self._more = True

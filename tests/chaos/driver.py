@@ -74,6 +74,9 @@ class Run:
             broker_transport_options={**self._app.conf.broker_transport_options, "visibility_timeout": VISIBILITY},
         )
 
+        # Sending must not wait for a subscription to results that nobody here reads.
+        self._app.backend.on_task_call = lambda producer, task_id: None
+
     def run(self) -> Figures:
         began = time.monotonic()
         try:

@@ -288,7 +288,7 @@ def test_a_runner_whose_worker_left_before_the_payload_ends_by_itself():
     assert process.stdin is not None
     process.stdin.close()
     wait_until(lambda: process.poll() is not None, what="the runner to end")
-    assert process.returncode == 0
+    assert process.returncode == 75, "docs/protocol.md"
     for stream in (process.stdout, process.stderr):
         assert stream is not None
         stream.close()

@@ -3,6 +3,7 @@
 import sys
 import types
 
+import msgspec
 import pytest
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
@@ -149,3 +150,13 @@ def test_a_command_that_went_wrong_is_the_right_error(ended, stdout, kind):
 def test_what_cannot_be_taken_is_named():
     assert "$.lock" in str(verdict.error(LAUNCH, Invalid("$.lock is a lock")))
     assert "9 bytes" in str(verdict.error(LAUNCH, TooLarge(9, 8)))
+
+
+def test_a_sandbox_that_never_got_its_task_is_lost_and_only_where_its_first_worker_died():
+    launch = msgspec.structs.replace(LAUNCH, payload=b"payload")
+    lost = verdict.lost(launch, Exit(code=75, adopted=True), b"")
+    assert lost.infrastructure
+    assert "died before it could send" in str(lost)
+    # A body that leaves with the same status.
+    for ended, tail in ((Exit(code=75), b""), (Exit(code=75, adopted=True), b"printed")):
+        assert not verdict.lost(launch, ended, tail).infrastructure

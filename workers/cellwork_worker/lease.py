@@ -224,7 +224,7 @@ class Leases:
         logger.warning(
             "%s was taken over by another worker while this one did not answer (%s); %s",
             job.sandbox,
-            owner or "nobody can say by whom: Redis does not answer",
+            owner.partition(".")[0] or "nobody can say by whom: Redis does not answer",
             "its sandbox is left to that one" if same_place or not owner else "its sandbox here is ended",
         )
         if same_place or not owner:

@@ -22,6 +22,9 @@ from cellwork.quantity import format_bytes
 from cellwork_worker.executors.base import Exit
 from cellwork_worker.launch import Launch
 
+#: What the runner ends with when its standard input ends before the payload has arrived (docs/protocol.md).
+_NO_PAYLOAD = 75
+
 #: Exceptions of Celery's that mean something to its trace, by the names that a body raises them under.
 _CELERY: dict[str, type[Exception]] = {
     "celery.exceptions.Ignore": Ignore,
@@ -53,6 +56,8 @@ def lost(launch: Launch, exit_: Exit, tail: bytes) -> CellworkError:
         )
     if exit_.killed:
         return SandboxLost(f"{where} was killed from outside{detail}, not by this worker")
+    if exit_.adopted and exit_.code == _NO_PAYLOAD and launch.payload is not None and not tail:
+        return SandboxLost(f"{where} got no task: the worker that had started it died before it could send that")
     printed = f". It printed last:\n{_text(tail)}" if tail else ""
     return NoOutcome(
         f"{where} ended by itself with status {exit_.code}{detail} and gave no outcome: its process left "

@@ -4,18 +4,20 @@ import logging
 import re
 import secrets
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from celery import signals, states
 from celery.backends.base import DisabledBackend
+from celery.exceptions import Retry
 from redis import RedisError
 
 from cellwork import settings as settings_
 from cellwork.broker import Broker
 from cellwork.deadletter import DeadLetter, DeadLetters
 from cellwork.errors import CellworkError, Poisoned
+from cellwork.idempotency import Keys
 from cellwork_worker import delivery, heartbeat, logs, policy, storing
 from cellwork_worker.executors.base import Executor
 from cellwork_worker.executors.registry import Executors
@@ -69,6 +71,7 @@ class Worker:
         signals.worker_ready.connect(self.leases.watch)
         storing.watch()
         self.dead = DeadLetters(self.broker)
+        self._keys = Keys(app)
         self._reaper = Reaper(app, self.broker, self.tokens)
         self._reaping = Reaping(self._reaper, self.executors.made, self.broker.visibility_timeout)
         self.leases.start()
@@ -93,7 +96,22 @@ class Worker:
             # Nothing is stored that could tell a later delivery.
             self.leases.finish_now(job)
         job.stored = True
+        self._settle_key(job, told)
         return told
+
+    def _settle_key(self, job: Job, told: tuple[Any, Any, float]) -> None:
+        """Keep the task's idempotency key for a while, or free it."""
+        header = job.args[2].get("cellwork")
+        key = header.get("idempotency_key") if isinstance(header, Mapping) else None
+        failed, given, _ = told
+        error = given.exception if failed else None
+        # Celery may have wrapped it, so that it can be taken to another process.
+        if not isinstance(key, str) or isinstance(getattr(error, "exc", None), Retry) or isinstance(error, Retry):
+            return
+        settle = self._keys.free if failed else self._keys.succeeded
+        self.leases.patiently(
+            lambda: settle(job.request.task.name, key, job.id), f"{job.sandbox}: cannot settle its idempotency key"
+        )
 
     def _has_outcome(self, job: Job) -> bool:
         """True where an earlier worker stored the outcome and died before it could acknowledge the message."""
@@ -167,6 +185,7 @@ class Worker:
                 executor.sweep(self._held(executor))
             except (CellworkError, RedisError) as error:
                 logger.error("sandboxes of this worker may be left, until another one reaps them: %s", error)
+        self._keys.close()
         self.broker.close()
         self.sandboxes.close()
         self.logs.close()

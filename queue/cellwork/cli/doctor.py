@@ -6,10 +6,12 @@ from typing import Any, Protocol
 
 import click
 from celery import Celery
+from redis import RedisError
 from rich.console import Console
 from rich.table import Table
 
 from cellwork import settings
+from cellwork.broker import Broker
 from cellwork.settings import Settings
 
 from . import application
@@ -33,6 +35,27 @@ def executor_health(name: str) -> Health:
     return health
 
 
+def workers_health(app: Celery) -> dict[str, Any]:
+    """Which workers live, and whether all agree about the visibility timeout: the shortest one wins."""
+    broker = Broker(app)
+    ours = broker.visibility_timeout
+    try:
+        live = list(importlib.import_module("cellwork_worker.heartbeat").live(broker))
+    except RedisError as error:
+        return {"what": "workers", "ok": False, "detail": f"the broker does not say which live: {error}", "facts": {}}
+    finally:
+        broker.close()
+    facts = {beat.worker: f"visibility_timeout={beat.visibility_timeout:g}, {beat.executor}" for beat in live}
+    others = [beat.worker for beat in live if beat.visibility_timeout != ours]
+    detail = f"{len(live)} live, visibility_timeout={ours:g} s"
+    if others:
+        detail = (
+            f"{', '.join(others)} and this process (visibility_timeout={ours:g}) differ: the shortest one wins, and "
+            f"tasks of the others are delivered twice. Give all the same settings"
+        )
+    return {"what": "workers", "ok": not others, "detail": detail, "facts": facts}
+
+
 @click.command()
 @click.option("-A", "--app", "name", default=None, help="Also look at this application's broker and settings.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -52,6 +75,8 @@ def doctor(context: click.Context, name: str | None, as_json: bool) -> None:
         ok = application.answers(url)
         detail = f"{url.rpartition('@')[2]} {'answers' if ok else 'does not answer; cellwork up starts one'}"
         rows.append({"what": "broker", "ok": ok, "detail": detail, "facts": {}})
+        if ok:
+            rows.append(workers_health(app))
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:

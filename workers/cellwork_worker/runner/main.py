@@ -12,6 +12,9 @@ from . import archive, body, codec, output, standins
 from . import task as task_
 from .wire import READY, Wire, read_payload
 
+#: Exit status where standard input ended before the payload had arrived: the worker has died, and no body ran.
+NO_PAYLOAD = 75
+
 
 class Terminated(BaseException):
     """SIGTERM: the body's ``finally`` blocks run, then the sandbox ends without an outcome."""
@@ -33,9 +36,8 @@ def main():
             _flush()
             os.write(1, READY)
         payload = read_payload(0)
-        # The worker left before it sent a task.
         if payload is None:
-            os._exit(0)
+            os._exit(NO_PAYLOAD)
         _run(payload[0], failed)
     except Terminated:
         _flush()

@@ -98,13 +98,18 @@ class Containers:
         """
 
         def leave(removed: bool) -> None:
-            if container.holder is not None and removed:
-                self.holders.release(container.image, container.holder)
+            if removed:
+                self.left(container)
             elif container.holder is not None:
                 # It may still be in there.
                 self.holders.discard(container.holder)
 
         self.remover.later(name or container.name, container.id, leave)
+
+    def left(self, container: Container) -> None:
+        """It is gone: another may use its network namespace."""
+        if container.holder is not None:
+            self.holders.release(container.image, container.holder)
 
     def _attach_and_start(self, container: Container) -> Attached:
         client = self.engine.client

@@ -53,8 +53,8 @@ class DockerExecutor:
         self._running: dict[str, RunningSandbox] = {}
         #: Ended, but not to be removed before `discard`.
         self._kept: dict[str, RunningSandbox] = {}
-        #: Left to other workers: the launch's id, and the engine's once it is known.
-        self._abandoned: dict[str, str] = {}
+        #: Left to other workers; None: still being let go of.
+        self._abandoned: dict[str, RunningSandbox | None] = {}
         self._place: str | None = None
 
     def run(self, launch: Launch, emit: Emit) -> Exit:
@@ -85,7 +85,7 @@ class DockerExecutor:
             self._running.pop(launch.id, None)
             sandbox.streams.close()
             if launch.id in self._abandoned:
-                self._abandoned[launch.id] = sandbox.container.id
+                self._abandoned[launch.id] = sandbox
             elif launch.keep and not sandbox.doubled:
                 self._kept[launch.id] = sandbox
             else:
@@ -109,7 +109,7 @@ class DockerExecutor:
     def abandon(self, launch_id: str) -> None:
         """See the port."""
         # It keeps its holder, for its namespace is in use for as long as it runs.
-        self._abandoned[launch_id] = ""
+        self._abandoned[launch_id] = None
         if (sandbox := self._running.get(launch_id)) is not None:
             sandbox.streams.close()
 
@@ -151,11 +151,12 @@ class DockerExecutor:
         with self._engine.errors("to list sandboxes"):
             found = self._engine.client.containers(all=True, filters=filters)
             spared = {sandbox.container.id for name, sandbox in self._running.items() if name in live}
-            spared.update(self._abandoned.values())
+            spared.update(sandbox.container.id for sandbox in self._abandoned.values() if sandbox is not None)
             names = {c["Names"][0].lstrip("/"): c["Id"] for c in found if c["Names"] and c["Id"] not in spared}
             ended = [name for name in names if name not in live and not self._keeps(name)]
             for name in ended:
                 self._containers.remover.later(name, names[name])
+            self._forget_abandoned({container["Id"] for container in found})
             self._starter.warm.drop_idle()
             self._containers.remover.wait()
             self._containers.holders.drop_idle()
@@ -192,6 +193,13 @@ class DockerExecutor:
                 return usage(self._engine.client.stats(sandbox.container.id, stream=False))
         except APIError:
             return None  # it has just ended
+
+    def _forget_abandoned(self, there: Set[str]) -> None:
+        for launch_id, sandbox in list(self._abandoned.items()):
+            if sandbox is not None and sandbox.container.id not in there:
+                # Its adopter has removed it, and so its holder is free.
+                self._containers.left(sandbox.container)
+                del self._abandoned[launch_id]
 
     def _keeps(self, name: str) -> bool:
         return name in self._containers.holders or name in self._starter.warm

@@ -1,0 +1,59 @@
+"""A worker that is asked to leave: what takes too long is handed over."""
+
+import signal
+import time
+
+import pytest
+from waiting import wait_until
+
+TIMEOUT = 60
+
+
+def begin(start_worker, shop, containers, name: str, **env: str):
+    worker = start_worker("-c", "1", "-Q", name, name=name, CELLWORK_DRAIN_SECONDS="1", **env)
+    result = shop.tasks.sleep.apply_async((6,), queue=name)
+    wait_until(lambda: any(c["State"] == "running" for c in containers()), timeout=TIMEOUT, what="its container")
+    worker.signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert worker.wait() == 0
+    assert time.monotonic() - began < 5, "it did not wait for the task"
+    assert not result.ready()
+    return result
+
+
+def test_what_is_left_runs_on_and_the_next_worker_adopts_it(shop, start_worker, containers):
+    result = begin(start_worker, shop, containers, "leaves")
+    (left,) = containers()
+    assert left["State"] == "running"
+    second = start_worker("-c", "1", "-Q", "leaves", name="adopts")
+    assert result.get(timeout=TIMEOUT) == 6
+    assert second.text.count("received") == 1
+    assert result.id in left["Names"][0]
+    wait_until(lambda: not containers(), timeout=TIMEOUT, what="the adopted container to be removed")
+    second.stop()
+
+
+@pytest.mark.parametrize("executor", ["docker", "process"])
+def test_what_is_requeued_is_ended_and_begins_anew_at_the_next_worker(shop, start_worker, engine, executor, containers):
+    if executor == "docker":
+        result = begin(start_worker, shop, containers, "requeues", CELLWORK_DRAIN="requeue")
+        assert not containers(), "its sandbox went with the worker"
+    else:
+        # Nobody can adopt a process, so leaving it means the same.
+        worker = start_worker("-c", "1", "-Q", "requeues", CELLWORK_DRAIN_SECONDS="1", CELLWORK_EXECUTOR="process")
+        result = shop.tasks.sleep.apply_async((6,), queue="requeues")
+        wait_until(lambda: worker.inspect("active"), timeout=TIMEOUT, what="it to run")
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    second = start_worker("-c", "1", "-Q", "requeues")
+    assert result.get(timeout=TIMEOUT) == 6
+    second.stop()
+
+
+def test_what_ends_within_the_deadline_is_finished(shop, start_worker):
+    worker = start_worker("-c", "1", "-Q", "finishes", name="finishes", CELLWORK_DRAIN_SECONDS="30")
+    result = shop.tasks.sleep.apply_async((2,), queue="finishes")
+    wait_until(lambda: worker.inspect("active"), timeout=TIMEOUT, what="it to run")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert result.get(timeout=1) == 2
