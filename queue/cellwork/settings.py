@@ -43,13 +43,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kill_grace: float = 10.0
     #: What every task gets that does not say otherwise; same options as on a task.
     defaults: ContainerSpec = ContainerSpec()
+    #: Folder of the secrets that tasks name, one file each; then CELLWORK_SECRET_<NAME> in the worker's environment.
+    secrets_dir: str | None = None
     #: The worker's policy (cellwork_worker.policy.Policy).
     policy: dict[str, Any] = {}
     #: Keeps installations that share an engine or a Redis apart.
     installation: str = "default"
 
 
-_SCALARS = {"executor": str, "installation": str, "infra_backoff": float, "kill_grace": float}
+_SCALARS = {"executor": str, "installation": str, "secrets_dir": str, "infra_backoff": float, "kill_grace": float}
 
 
 def load(app: "Celery") -> Settings:

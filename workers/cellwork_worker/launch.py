@@ -98,8 +98,9 @@ def header(
     limits: tuple[float | None, float | None],
     result_max_bytes: int,
     code: str,
+    secrets: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The payload's header as plain values. `limits`: soft and hard time limit, seconds."""
+    """The payload's header as plain values. `limits`: soft and hard time limit, seconds. `secrets`: by variable."""
     soft, hard = limits
     return {
         "nonce": nonce,
@@ -111,4 +112,5 @@ def header(
         "time_limit": hard,
         "result_max_bytes": result_max_bytes,
         "code": code,
+        "secrets": dict(secrets),
     }

@@ -27,7 +27,9 @@ from cellwork_worker.job import Ended, Job
 from cellwork_worker.launch import Launch
 from cellwork_worker.logs import Logs
 from cellwork_worker.reading import Reading
+from cellwork_worker.redaction import Redaction
 from cellwork_worker.sandboxes import Sandboxes
+from cellwork_worker.secret_source import SecretSource, refuse
 
 logger = logging.getLogger("cellwork.worker")
 
@@ -65,6 +67,7 @@ class Supervisor:
         self._worker = worker
         self._secret = secret
         self._logs = logs
+        self._secrets = SecretSource(settings.secrets_dir)
         self._sandboxes = sandboxes
 
     def run(self, body: Body, job: Job, args: Args, kwargs: Kwargs) -> object:
@@ -105,7 +108,8 @@ class Supervisor:
 
         nonce = self._nonce(launch.id) if launch.payload is not None else None
         log = self._logs.open(job.id, launch.id, int(body.request.retries or 0))
-        reading = Reading(launch.id, nonce, self._settings, on_state, log)
+        redaction = Redaction(self._secrets(body.name, launch.spec).values())
+        reading = Reading(launch.id, nonce, self._settings, on_state, log, redaction)
         job.soft_signal = SIGTERM if body.is_command else None
         job.starting(lambda signal: executor.stop(launch.id, signal))
         try:
@@ -153,6 +157,7 @@ class Supervisor:
     def _launch(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs, start: int) -> Launch:
         launch_id = launches.sandbox_name(job.id, int(body.request.retries or 0), start)
         if body.is_command:
+            refuse(body.name, spec, "a command's environment shows in docker inspect")
             argv, env, payload = _command(body, args, kwargs), spec.env or {}, None
         else:
             argv = (spec.python or "python3", "-c", bootstrap())
@@ -193,12 +198,14 @@ class Supervisor:
             limits=(job.soft_limit, job.hard_limit),
             result_max_bytes=self._settings.result_max_bytes,
             code=spec.code or "ship",
+            secrets=self._secrets(body.name, spec),
         )
         return launches.pack(body.name, dumps(header), code, limit)
 
     def _run_inline(
         self, executor: Executor, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs
     ) -> object:
+        refuse(body.name, spec, "an inline task runs in the worker's own environment")
         launch = Launch(
             id=job.sandbox,
             task=body.name,

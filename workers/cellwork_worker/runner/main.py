@@ -55,6 +55,7 @@ def _outcome(header, bundle, wire):
             wire.send("state", '{"state": %s, "meta": %s}' % (json.dumps(state), codec.encode(meta)))
 
         running = task_.Running(header, args, kwargs, send_state)
+        os.environ.update(header.pop("secrets", {}))
         output.install()
         standins.install()
         if header["code"] == "ship":
