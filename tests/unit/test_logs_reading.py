@@ -44,6 +44,14 @@ def test_a_line_is_given_at_once_although_its_line_feed_may_begin_a_frame():
     assert log.text == b"one\ntwo\n\n\nthree"
 
 
+def test_a_frame_that_comes_line_by_line_as_the_engines_log_gives_it_leaves_no_empty_line():
+    reader, log = reading()
+    for line in (b"one\n" + frame("usage") + b"two\n" + frame("usage")).splitlines(keepends=True):
+        reader.emit(STDOUT, line)
+    reader.close()
+    assert log.text == b"one\ntwo\n"
+
+
 def test_frames_are_not_in_the_log_and_a_line_left_open_before_one_goes_on_behind_it():
     reader, log = reading()
     reader.emit(STDOUT, b"open" + frame("usage") + b" and closed\n" + frame("usage"))

@@ -49,6 +49,8 @@ class Reading:
         self._parsers = {stream: FrameParser(nonce, settings.result_max_bytes) for stream in (STDOUT, STDERR) if nonce}
         #: Streams of which the log has a line feed that the parser still holds back.
         self._ahead: set[int] = set()
+        #: Streams whose last line has no line feed yet.
+        self._open: set[int] = set()
         self._forwarded = 0
         self._ended = False
         self.dropped = 0
@@ -70,9 +72,10 @@ class Reading:
             else:
                 self._ahead.discard(stream)
                 self._message(stream, item)
-        if parser.holds_line_feed and stream not in self._ahead:
-            # It may begin a frame, but hardly ever does: who follows the output must not wait for the next line.
+        if parser.holds_line_feed and stream in self._open:
+            # It may begin a frame, but ends a line as well: who follows the output must not wait for the next one.
             self._ahead.add(stream)
+            self._open.discard(stream)
             self._printed(stream, self._redaction.feed(stream, b"\n"), ahead=True)
         # The end mark on standard error says that everything printed there is here too.
         return self.outcome is not None and self._ended
@@ -92,6 +95,10 @@ class Reading:
         if stream in self._ahead:
             self._ahead.discard(stream)
             data = data[1:]
+        if data.endswith(b"\n"):
+            self._open.discard(stream)
+        elif data:
+            self._open.add(stream)
         self._printed(stream, self._redaction.feed(stream, data))
 
     def _printed(self, stream: int, data: bytes, *, ahead: bool = False) -> None:

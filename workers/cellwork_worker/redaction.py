@@ -54,8 +54,11 @@ class Redaction:
 
     def _begun(self, tail: bytes) -> int:
         """How many bytes at the end of `tail` are the beginning of a value."""
-        longest = min(len(tail), max(map(len, self._values)) - 1)
-        for size in range(longest, 0, -1):
-            if any(value.startswith(tail[-size:]) for value in self._values):
-                return size
-        return 0
+        return max(_begun(value, tail) for value in self._values)
+
+
+def _begun(value: bytes, tail: bytes) -> int:
+    at = tail.find(value[:1], max(0, len(tail) - len(value) + 1))
+    while at >= 0 and not value.startswith(tail[at:]):
+        at = tail.find(value[:1], at + 1)
+    return len(tail) - at if at >= 0 else 0
