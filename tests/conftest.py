@@ -54,6 +54,7 @@ def shop(broker: str, installation: str):
     sys.path.insert(0, str(PROJECT))
     import shop.commands
     import shop.hostile
+    import shop.secret
     import shop.talk
     import shop.tasks
 

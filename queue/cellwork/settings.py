@@ -65,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     defaults: ContainerSpec = ContainerSpec()
     #: The same for the tasks of a queue, by its name; they win over `defaults`.
     queue_defaults: dict[str, ContainerSpec] = {}
+    #: Folder of the secrets that tasks name, one file each; then CELLWORK_SECRET_<NAME> in the worker's environment.
+    secrets_dir: str | None = None
     #: The worker's policy (cellwork_worker.policy.Policy).
     policy: dict[str, Any] = {}
     #: Keeps installations that share an engine or a Redis apart.
@@ -74,6 +76,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 _SCALARS = {
     "executor": str,
     "installation": str,
+    "secrets_dir": str,
     "infra_backoff": float,
     "kill_grace": float,
     "warm_idle_seconds": float,

@@ -26,6 +26,8 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     entrypoint: tuple[str, ...] | None = None
     workdir: str | None = None
     env: dict[str, str] | None = None
+    #: Environment variable of the body to the name of the worker's secret that it gets; only on the declaration.
+    secrets: dict[str, str] | None = None
     user: str | None = None
     hostname: str | None = None
     #: A real cap (CFS quota), not a share.
@@ -116,6 +118,18 @@ def _env(value: object) -> dict[str, str]:
     return dict(value)
 
 
+def _secrets(value: object) -> dict[str, str]:
+    accepted = 'names of secrets, such as ("DB_PASSWORD",), or a mapping of environment variables to such names'
+    if not isinstance(value, Mapping):
+        if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+            raise ValueError(accepted)
+        value = {name: name for name in value}
+    for variable, name in value.items():
+        if not all(isinstance(word, str) and _ENV_NAME.fullmatch(word) for word in (variable, name)):
+            raise ValueError(accepted)
+    return dict(value)
+
+
 def _words(value: object) -> tuple[str, ...]:
     words = (value,) if isinstance(value, str) else value
     if not isinstance(words, Iterable) or isinstance(words, Mapping) or not all(isinstance(w, str) for w in words):
@@ -157,6 +171,7 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "pids": _count(1),
     "gpus": _count(0),
     "env": _env,
+    "secrets": _secrets,
     "user": _user,
     "tmpfs": _tmpfs,
     "entrypoint": _words,

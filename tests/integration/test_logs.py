@@ -1,5 +1,6 @@
 """What tasks print, read while they run and afterwards."""
 
+import signal
 import time
 
 import psutil
@@ -133,3 +134,18 @@ def test_a_redis_that_does_not_answer_is_one_clear_error(monkeypatch):
     app = configure(Celery("other", backend="redis://127.0.0.1:1/0", set_as_current=False))
     with pytest.raises(LogsUnavailable, match="cannot read the output of task some-id: Redis says:"):
         list(logs("some-id", app=app))
+
+
+def test_a_second_worker_that_adopts_the_sandbox_goes_on_and_no_line_is_read_twice(shop, start_worker):
+    first = start_worker("-c", "1", "-Q", "dies", name="dies")
+    second = start_worker("-c", "1", "-Q", "adopts", name="adopts")
+    result = shop.talk.says_and_waits.apply_async((4,), queue="dies")
+    followed = logs(result.id, app=result.app, follow=True)
+    assert next(followed).text == "before"
+    first.signal(signal.SIGKILL)
+    first.wait()
+    # The same id gives the same sandbox; a broker would deliver it again after its visibility timeout.
+    shop.talk.says_and_waits.apply_async((4,), queue="adopts", task_id=result.id)
+    assert [line.text for line in followed] == ["after"]
+    assert [line.text for line in read(result)] == ["before", "after"]
+    second.stop()

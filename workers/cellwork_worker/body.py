@@ -85,6 +85,12 @@ class Body:
                 f"task {self.name}: code_root={over.code_root!r} came with the call; only the task's declaration "
                 f"may say it"
             )
+        if over.secrets is not None or (self.spec.secrets and (over.image, over.python) != (None, None)):
+            # Nor which secrets it gets, nor which program gets them.
+            raise InvalidSpec(
+                f"task {self.name}: secrets, and the image and python of a task that has some, cannot come with the "
+                f"call; only the task's declaration may say them"
+            )
         return over
 
     def routed(self) -> str | None:

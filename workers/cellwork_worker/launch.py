@@ -128,8 +128,14 @@ def header(
     kwargs: Any,
     limits: tuple[float | None, float | None],
     result_max_bytes: int,
+    secrets: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The header of the task's part as plain values. `limits`: soft and hard time limit, seconds."""
+    """The header of the task's part as plain values.
+
+    Args:
+        limits: soft and hard time limit, seconds.
+        secrets: by environment variable.
+    """
     soft, hard = limits
     return {
         "nonce": nonce,
@@ -140,4 +146,5 @@ def header(
         "soft_time_limit": soft,
         "time_limit": hard,
         "result_max_bytes": result_max_bytes,
+        "secrets": dict(secrets),
     }

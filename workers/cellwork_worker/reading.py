@@ -11,6 +11,7 @@ from cellwork.settings import Settings
 from cellwork_worker.executors.base import STDERR, STDOUT
 from cellwork_worker.frames import Broken, Frame, FrameParser
 from cellwork_worker.logs import SandboxLog
+from cellwork_worker.redaction import Redaction
 
 logger = logging.getLogger("cellwork.task")
 
@@ -30,6 +31,7 @@ class Reading:
         settings: Settings,
         on_state: Callable[[str, object], None],
         log: SandboxLog,
+        redaction: Redaction,
     ) -> None:
         """Args:
         sandbox: its name, for log lines.
@@ -37,14 +39,18 @@ class Reading:
         settings: for the limits.
         on_state: told of every `update_state`.
         log: takes all that the task prints.
+        redaction: of the task's secrets, from all that comes out.
         """
         self._sandbox = sandbox
         self._settings = settings
         self._on_state = on_state
         self._log = log
+        self._redaction = redaction
         self._parsers = {stream: FrameParser(nonce, settings.result_max_bytes) for stream in (STDOUT, STDERR) if nonce}
         #: Streams of which the log has a line feed that the parser still holds back.
         self._ahead: set[int] = set()
+        #: Streams whose last line has no line feed yet.
+        self._open: set[int] = set()
         self._forwarded = 0
         self._ended = False
         self.dropped = 0
@@ -66,10 +72,11 @@ class Reading:
             else:
                 self._ahead.discard(stream)
                 self._message(stream, item)
-        if parser.holds_line_feed and stream not in self._ahead:
-            # It may begin a frame, but hardly ever does: who follows the output must not wait for the next line.
+        if parser.holds_line_feed and stream in self._open:
+            # It may begin a frame, but ends a line as well: who follows the output must not wait for the next one.
             self._ahead.add(stream)
-            self._keep(stream, b"\n")
+            self._open.discard(stream)
+            self._printed(stream, self._redaction.feed(stream, b"\n"), ahead=True)
         # The end mark on standard error says that everything printed there is here too.
         return self.outcome is not None and self._ended
 
@@ -78,6 +85,8 @@ class Reading:
         for stream, parser in self._parsers.items():
             if held := parser.close():
                 self._output(stream, held)
+        for stream in (STDOUT, STDERR):
+            self._printed(stream, self._redaction.close(stream))
         self._log.close()
         if self.dropped:
             logger.warning("%s printed %d bytes more, not shown here", self._sandbox, self.dropped)
@@ -86,9 +95,17 @@ class Reading:
         if stream in self._ahead:
             self._ahead.discard(stream)
             data = data[1:]
+        if data.endswith(b"\n"):
+            self._open.discard(stream)
+        elif data:
+            self._open.add(stream)
+        self._printed(stream, self._redaction.feed(stream, data))
+
+    def _printed(self, stream: int, data: bytes, *, ahead: bool = False) -> None:
         if data:
             self._keep(stream, data)
-            self._forward(data)
+        if shown := data.removesuffix(b"\n") if ahead else data:
+            self._forward(shown)
 
     def _keep(self, stream: int, data: bytes) -> None:
         self._log.write(stream, data)
@@ -123,9 +140,15 @@ class Reading:
 
     def _take(self, data: object) -> None:
         try:
-            self.outcome = outcome.parse(data)
+            self.outcome = outcome.parse(self._redacted(data))
         except outcome.InvalidDocument as error:
             self.outcome = outcome.Invalid(str(error))
+
+    def _redacted(self, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        # What the outcome is stays readable, and so do a retry's arguments: they are the next run's.
+        return {k: v if k in ("status", "type", "options") else self._redaction.value(v) for k, v in data.items()}
 
     def _broken(self, message: Broken) -> None:
         if message.kind == "outcome" and message.size is not None:
@@ -141,4 +164,4 @@ class Reading:
             logger.warning("%s asked for state %.80r, which a task cannot set itself; ignored", self._sandbox, name)
             return
         assert isinstance(data, dict)
-        self._on_state(name, data.get("meta"))
+        self._on_state(name, self._redaction.value(data.get("meta")))

@@ -28,7 +28,9 @@ from cellwork_worker.job import Ended, Job
 from cellwork_worker.launch import Launch
 from cellwork_worker.logs import Logs
 from cellwork_worker.reading import Reading
+from cellwork_worker.redaction import Redaction
 from cellwork_worker.sandboxes import Sandboxes
+from cellwork_worker.secret_source import SecretSource, refuse
 
 logger = logging.getLogger("cellwork.worker")
 
@@ -69,6 +71,7 @@ class Supervisor:
         self._worker = worker
         self._secret = secret
         self._logs = logs
+        self._secrets = SecretSource(settings.secrets_dir)
         self._sandboxes = sandboxes
 
     def run(self, body: Body, job: Job, args: Args, kwargs: Kwargs) -> object:
@@ -113,7 +116,8 @@ class Supervisor:
 
         nonce = self._nonce(launch.id) if launch.payload is not None else None
         log = self._logs.open(job.id, launch.id, int(body.request.retries or 0))
-        reading = Reading(launch.id, nonce, self._settings, on_state, log)
+        redaction = Redaction(self._secrets(body.name, launch.spec).values())
+        reading = Reading(launch.id, nonce, self._settings, on_state, log, redaction)
         job.soft_signal = SIGTERM if body.is_command else None
         spec = launch.spec
         job.kill_grace = spec.stop_grace or self._settings.kill_grace
@@ -188,10 +192,11 @@ class Supervisor:
             note=lambda name: job.note(job, name),
         )
         if body.is_command:
+            refuse(body.name, spec, "a command's environment shows in docker inspect")
             return replace(one, argv=_command(body, args, kwargs), env=spec.env or {})
         env = launches.runner_env(spec)
         ahead, digest = self._prepare(body, spec)
-        task = self._task(body, job, args, kwargs, self._nonce(launch_id))
+        task = self._task(body, job, spec, args, kwargs, self._nonce(launch_id))
         launches.check_size(body.name, len(ahead), len(task), self._settings.payload_max_bytes)
         return replace(
             one,
@@ -211,7 +216,7 @@ class Supervisor:
         header = dumps({"code": spec.code, "preload": spec.preload or ()})
         return launches.pack(header, code.data), f"{code.digest} {header}"
 
-    def _task(self, body: Body, job: Job, args: Args, kwargs: Kwargs, nonce: str) -> bytes:
+    def _task(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs, nonce: str) -> bytes:
         """The task's own part of the payload."""
         request = body.request
         header = launches.header(
@@ -231,12 +236,14 @@ class Supervisor:
             kwargs=kwargs,
             limits=(job.soft_limit, job.hard_limit),
             result_max_bytes=self._settings.result_max_bytes,
+            secrets=self._secrets(body.name, spec),
         )
         return launches.pack(dumps(header))
 
     def _run_inline(
         self, executor: Executor, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs
     ) -> object:
+        refuse(body.name, spec, "an inline task runs in the worker's own environment")
         launch = Launch(
             id=job.sandbox,
             task=body.name,

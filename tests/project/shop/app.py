@@ -11,7 +11,7 @@ OTHER_IMAGE = "cellwork/python:other"
 BUSYBOX = "cellwork/busybox:base"
 
 app = configure(
-    Celery("shop", include=["shop.tasks", "shop.hostile", "shop.commands", "shop.talk"]),
+    Celery("shop", include=["shop.tasks", "shop.hostile", "shop.commands", "shop.talk", "shop.secret"]),
     installation=os.environ.get("SHOP_INSTALLATION", "tests"),
     defaults={"image": IMAGE, "memory": "128m", "pull": "never"},
     kill_grace=2.0,

@@ -83,6 +83,7 @@ def _outcome(header, wire):
             wire.send("state", '{"state": %s, "meta": %s}' % (json.dumps(state), codec.encode(meta)))
 
         running = task_.Running(header, args, kwargs, send_state)
+        os.environ.update(header.pop("secrets", {}))
         call = body.find(header["target"], header["task"]["name"], running)
         task_.Current.running = running
         value = _limited(header.get("soft_time_limit"), call, args, kwargs)
