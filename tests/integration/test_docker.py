@@ -179,3 +179,22 @@ def test_stopping_an_engine_that_does_not_answer_gives_the_sandbox_up():
         executor.stop("cellwork-x", 9)
     assert executor.check().ok is False
     assert time.monotonic() - began < 20
+
+
+def test_a_body_does_not_begin_where_its_worker_may_not_any_more(make_executor, launch, engine, tmp_path):
+    import msgspec
+
+    class Ended(BaseException):
+        pass
+
+    def refuse() -> None:
+        raise Ended
+
+    for payload in (None, b"payload"):
+        one, seen = launch("cat; echo it began", worker="late"), Output()
+        refused = msgspec.structs.replace(one, payload=payload, confirm=refuse, keep=True)
+        with pytest.raises(Ended):
+            make_executor("late").run(refused, seen)
+        assert seen.text == b""
+        names = {"name": one.id}
+        wait_until(lambda names=names: not engine.api.containers(all=True, filters=names), what="it to be removed")

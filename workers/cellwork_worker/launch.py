@@ -38,6 +38,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     #: Its executor does not remove it at its end: `discard` does, once the outcome is stored, so that a worker which
     #: dies in between leaves it to the next.
     keep: bool = False
+    #: Its executor calls this just before the body can begin; it raises where the task is not this worker's any more.
+    confirm: Callable[[], None] | None = None
     #: Only for the inline executor: the body, ready to be called.
     body: Callable[[], object] | None = None
 

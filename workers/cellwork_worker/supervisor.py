@@ -162,6 +162,7 @@ class Supervisor:
             payload=payload,
             labels=launches.labels(self._settings.installation, self._worker, body.name, job.id, spec),
             keep=True,
+            confirm=job.beginning,
         )
 
     def _payload(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs, nonce: str) -> bytes:

@@ -73,6 +73,8 @@ class ProcessExecutor:
             NotAdoptable: a process with this id is running. It cannot be adopted: its output goes to its first `run`.
         """
         asked = time.monotonic()
+        if launch.confirm is not None:
+            launch.confirm()
         process = self._start(launch)
         start_seconds = time.monotonic() - asked
         try:

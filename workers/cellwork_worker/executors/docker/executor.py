@@ -50,6 +50,8 @@ class DockerExecutor:
         self._joined: dict[str, tuple[str, str]] = {}
         self._attached: dict[str, Attached | Followed] = {}
         self._abandoned: set[str] = set()
+        #: Name to id, of what is created and not yet started.
+        self._made: dict[str, str] = {}
         self._place: str | None = None
 
     def run(self, launch: Launch, emit: Emit) -> Exit:
@@ -180,22 +182,33 @@ class DockerExecutor:
 
     def _attach_and_start(self, launch: Launch) -> Attached:
         client = self._engine.client
+        # Not by name: a worker that was away meanwhile might find another one's container under it.
+        container = self._made.pop(launch.id)
         try:
-            streams = Attached(client.attach_socket(launch.id, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}))
+            streams = Attached(client.attach_socket(container, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}))
             try:
-                client.start(launch.id)
+                if launch.payload is None:
+                    self._confirm(launch)
+                client.start(container)
+                if launch.payload is not None:
+                    self._confirm(launch)
                 self._send(launch, streams)
             except BaseException:
                 streams.close()
                 raise
         except APIError:
             if launch.id not in self._joined:
-                self._remove(launch.id)
+                self._remove(launch.id, container)
             raise
         except BaseException:
-            self._remove(launch.id)
+            self._remove(launch.id, container)
             raise
         return streams
+
+    def _confirm(self, launch: Launch) -> None:
+        """The body begins with the payload, or, where there is none, with the start."""
+        if launch.confirm is not None:
+            launch.confirm()
 
     def _create(self, launch: Launch, *, join: bool = True) -> bool:
         """Create the container, pulling its image where asked. False: there is one with this name already."""
@@ -229,11 +242,12 @@ class DockerExecutor:
         holder = self._holders.acquire(image) if join and may_join(launch.spec) else None
         config = container_config(launch, self._log_max_bytes, holder)
         try:
-            self._engine.client.create_container_from_config(config, launch.id, launch.spec.platform)
+            made = self._engine.client.create_container_from_config(config, launch.id, launch.spec.platform)
         except BaseException:
             if holder is not None:
                 self._holders.release(image, holder)
             raise
+        self._made[launch.id] = made["Id"]
         if holder is not None:
             self._joined[launch.id] = image, holder
 
@@ -283,9 +297,9 @@ class DockerExecutor:
         code = state["ExitCode"]
         return Exit(code=code, oom=state["OOMKilled"], killed=code == _KILLED, detail=state.get("Error") or "")
 
-    def _remove(self, name: str) -> None:
-        """Kill and remove in the background; its network namespace is free when that is done."""
-        self._remover.later(name, lambda removed: self._leave(name, removed=removed))
+    def _remove(self, name: str, container: str | None = None) -> None:
+        """Kill and remove in the background, by id if given; its network namespace is free when that is done."""
+        self._remover.later(container or name, lambda removed: self._leave(name, removed=removed))
 
     def _leave(self, name: str, *, removed: bool) -> None:
         """It uses its holder no more. Where it may still be in there, the holder goes too."""
