@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 from waiting import wait_until
 
@@ -146,8 +147,6 @@ def test_an_image_that_is_not_there_is_named_with_what_to_do(make_executor, laun
 
 
 def test_a_program_that_is_not_in_the_image_is_named(make_executor, launch):
-    import msgspec
-
     missing = msgspec.structs.replace(launch(""), argv=("no-such-program",))
     with pytest.raises(InvalidSpec, match="no-such-program"):
         make_executor("one").run(missing, Output())
@@ -202,3 +201,20 @@ def test_a_seccomp_profile_of_the_policy_is_in_force_for_the_tasks_that_name_it(
         shop.tasks.traces.apply_async(queue="strict").get(timeout=60)
     assert shop.tasks.traces.apply_async(queue="lax").get(timeout=60) == []
     worker.stop()
+
+
+def test_a_body_does_not_begin_where_its_worker_may_not_any_more(make_executor, launch, engine, tmp_path):
+    class Ended(BaseException):
+        pass
+
+    def refuse() -> None:
+        raise Ended
+
+    for payload in (None, b"payload"):
+        one, seen = launch("cat; echo it began", worker="late"), Output()
+        refused = msgspec.structs.replace(one, payload=payload, confirm=refuse, keep=True)
+        with pytest.raises(Ended):
+            make_executor("late").run(refused, seen)
+        assert seen.text == b""
+        names = {"name": one.id}
+        wait_until(lambda names=names: not engine.api.containers(all=True, filters=names), what="it to be removed")

@@ -162,6 +162,16 @@ class Job:
         if ended is not None:
             raise Ended
 
+    def beginning(self) -> None:
+        """Its body is about to begin.
+
+        Raises:
+            Ended: it was ended, or is another worker's now.
+        """
+        if self.ended is not None:
+            raise Ended
+        self.confirm(self)
+
     def running(self) -> None:
         """Its sandbox runs: the time limits count from here, so that a pull does not use them up."""
         self.on_running(self)

@@ -49,6 +49,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     #: Called with the name of a sandbox that was started ahead of need, before that is given the task. False: it could
     #: not be noted, so a second delivery would not find it, and it is not to be used.
     note: Callable[[str], bool] = lambda name: True
+    #: Its executor calls this just before the body can begin; it raises where the task is not this worker's any more.
+    confirm: Callable[[], None] = lambda: None
     #: Only for the inline executor: the body, ready to be called.
     body: Callable[[], object] | None = None
 

@@ -190,6 +190,7 @@ class Supervisor:
             keep=True,
             alias=job.alias,
             note=lambda name: job.note(job, name),
+            confirm=job.beginning,
         )
         if body.is_command:
             refuse(body.name, spec, "a command's environment shows in docker inspect")

@@ -73,6 +73,7 @@ class ProcessExecutor:
             NotAdoptable: a process with this id is running. It cannot be adopted: its output goes to its first `run`.
         """
         asked = time.monotonic()
+        launch.confirm()
         process = self._start(launch)
         start_seconds = time.monotonic() - asked
         try:

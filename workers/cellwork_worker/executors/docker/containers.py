@@ -52,7 +52,7 @@ class Containers:
         if container is None:
             return None
         try:
-            return container, self._attach_and_start(container)
+            return container, self._attach_and_start(launch, container)
         except APIError as error:
             if container.holder is None:
                 self.remove(container)
@@ -64,7 +64,7 @@ class Containers:
         if container is None:
             return None
         try:
-            return container, self._attach_and_start(container)
+            return container, self._attach_and_start(launch, container)
         except APIError as error:
             self.remove(container)
             raise _refused(launch, error) from error
@@ -111,11 +111,13 @@ class Containers:
         if container.holder is not None:
             self.holders.release(container.image, container.holder)
 
-    def _attach_and_start(self, container: Container) -> Attached:
+    def _attach_and_start(self, launch: Launch, container: Container) -> Attached:
         client = self.engine.client
         streams = None
         try:
             streams = Attached(client.attach_socket(container.id, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}))
+            if launch.payload is None:
+                launch.confirm()  # with no payload to wait for, the body begins with the start
             client.start(container.id)
         except BaseException as error:
             if streams is not None:

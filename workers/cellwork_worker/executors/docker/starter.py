@@ -77,6 +77,7 @@ class Starter:
                 self._drop(warm)
                 return None
             try:
+                launch.confirm()
                 warm.streams.write((launch.payload or b"")[launch.ahead :])
                 warm.streams.end_input()
             except OSError:
@@ -84,6 +85,9 @@ class Starter:
                 self._drop(warm)
                 self.warm.end(launch)
                 continue
+            except BaseException:
+                self._drop(warm)
+                raise
             sandbox = RunningSandbox(warm.container, warm.streams, warm.pieces(), warm=True)
             self._renaming.submit(self._rename, launch, sandbox)
             return sandbox
@@ -133,14 +137,18 @@ class Starter:
 
     def _send(self, launch: Launch, container: Container, streams: Attached) -> None:
         payload = launch.payload or b""
-        if len(payload) <= _DIRECT_PAYLOAD_BYTES:
-            try:
+        direct = len(payload) <= _DIRECT_PAYLOAD_BYTES
+        try:
+            if launch.payload is not None:
+                launch.confirm()
+            if direct:
                 streams.write(payload)
                 streams.end_input()
-            except BaseException:
-                streams.close()
-                self._containers.remove(container)
-                raise
+        except BaseException:
+            streams.close()
+            self._containers.remove(container)
+            raise
+        if direct:
             return
 
         def send() -> None:
