@@ -76,6 +76,8 @@ class Run:
 
         # Sending must not wait for a subscription to results that nobody here reads.
         self._app.backend.on_task_call = lambda producer, task_id: None
+        # Nor must the garbage collector, while Redis restarts.
+        self._app.backend.on_result_fulfilled = lambda result: None
 
     def run(self) -> Figures:
         began = time.monotonic()

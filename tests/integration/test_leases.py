@@ -176,9 +176,26 @@ def test_a_task_whose_outcome_was_stored_but_not_acknowledged_is_only_acknowledg
     for key in client.keys("cellwork:*:token:*"):
         # As a worker leaves it that dies before it can say that the task is done.
         client.delete(key)
-        client.hset(key, mapping={"owner": "dead", "until": "0", "deliveries": "1"})
+        client.hset(key, mapping={"owner": "dead", "until": "0", "deliveries": "1", "history": "dead@test 1\n"})
     send(0, task_id=result.id)
     wait_until(lambda: "has its outcome already" in worker.text, timeout=TIMEOUT, what="the second copy")
+    assert started(ledger) == 1
+
+
+@pytest.mark.parametrize("kind", ["link", "link_error"])
+def test_the_callbacks_of_a_task_that_ran_again_run_once(kind, start, ledger, client, broker, shop):
+    """As after the death of a worker that had sent them, and had not stored the outcome."""
+    start("calls")
+    callback = shop.tasks.called.si("called back").set(queue="leases", volumes=[f"{ledger}:/ledger"])
+    task, arguments = (shop.tasks.add, (1, 2)) if kind == "link" else (shop.tasks.fail_builtin, ("linked",))
+    first = task.apply_async(arguments, queue="leases", **{kind: callback})
+    wait_until(lambda: lines(ledger, "end"), timeout=TIMEOUT, what="the callback to run")
+    wait_until(lambda: not client.exists("unacked"), what="all to be acknowledged")
+    redis.Redis.from_url(f"{broker}/1").delete(f"celery-task-meta-{first.id}")
+    client.delete(*client.keys(f"cellwork:*:token:cellwork-{first.id}-0"))
+    second = task.apply_async(arguments, queue="leases", task_id=first.id, **{kind: callback})
+    second.get(timeout=TIMEOUT, propagate=False)
+    wait_until(lambda: not client.exists("unacked", "leases"), what="all to be acknowledged")
     assert started(ledger) == 1
 
 

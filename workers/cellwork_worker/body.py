@@ -16,6 +16,7 @@ from cellwork import spec as specs
 from cellwork.errors import CellworkError, CommandFailed, InvalidSpec, RemoteTaskError
 from cellwork.outcome import RetryRequest
 from cellwork.spec import ContainerSpec
+from cellwork_worker import canvas
 from cellwork_worker.job import Final, Job
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def replace(task: Any, supervisor: "Supervisor") -> None:
         if job is None or job.entered or task.request.id != job.id:
             return function(*args, **kwargs)  # called as a plain function, from some other body
         job.entered = True
+        canvas.name_callbacks(task.request)
         if not job.given.done():
             _run_once(supervisor, body, job, args, kwargs)
         try:

@@ -18,12 +18,12 @@ from cellwork.broker import Broker
 from cellwork.deadletter import DeadLetter, DeadLetters
 from cellwork.errors import CellworkError, Poisoned
 from cellwork.idempotency import Keys
-from cellwork_worker import delivery, heartbeat, logs, policy, storing
+from cellwork_worker import canvas, delivery, heartbeat, logs, policy, storing
 from cellwork_worker.executors.base import Executor
 from cellwork_worker.executors.registry import Executors
 from cellwork_worker.fencing import Claim, Tokens
 from cellwork_worker.heartbeat import Heartbeat
-from cellwork_worker.job import Job
+from cellwork_worker.job import Ended, Job
 from cellwork_worker.launch import sandbox_name
 from cellwork_worker.lease import Leases
 from cellwork_worker.reaper import Reaper, Reaping
@@ -118,12 +118,11 @@ class Worker:
         backend = self._app.backend
         if job.request.ignore_result or isinstance(backend, DisabledBackend):
             return False
-        meta = backend.get_task_meta(job.id, cache=False)
+        meta: Any = backend.get_task_meta(job.id, cache=False)
         if meta["status"] not in states.READY_STATES:
             return False
-        # It may have died before it counted this member of a chord; counting twice changes nothing.
-        if job.request.chord:
-            backend.on_chord_part_return(job.request._context, meta["status"], meta["result"])
+        if not canvas.resume(backend, job.request._context, meta, job.wait_ended):
+            raise Ended
         return True
 
     def _bury(self, job: Job, claim: Claim) -> None:

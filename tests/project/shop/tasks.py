@@ -272,6 +272,13 @@ def entered(seconds, marker="body"):
     return seconds
 
 
+@app.task(image=IMAGE)
+def called(text):
+    """The same, at once. Of one argument: Celery calls errbacks of more in the worker itself."""
+    _enter(f"start {current.id} {text}")
+    _enter(f"end {current.id} {text}")
+
+
 def _enter(line):
     file = os.open("/ledger/ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
