@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import docker
 import pytest
 import redis
 from celery.result import AsyncResult
@@ -41,8 +42,6 @@ def installation(broker: str) -> str:
 @pytest.fixture(scope="session")
 def engine():
     """The Docker engine's client. Without an engine the tests that need one fail."""
-    import docker
-
     try:
         client = docker.from_env()
         client.ping()
@@ -56,6 +55,7 @@ def engine():
 def shop(broker: str, installation: str):
     """The application, as its producer imports it."""
     sys.path.insert(0, str(PROJECT))
+    import shop.attacks
     import shop.commands
     import shop.hostile
     import shop.secret
@@ -159,6 +159,27 @@ def containers(engine, installation) -> Callable[[], list]:
 def containers_of(engine) -> Callable[["WorkerProcess"], list]:
     """Everything that a worker has made, namespace holders too."""
     return lambda worker: engine.api.containers(all=True, filters={"label": f"cellwork.worker={worker.name}"})
+
+
+@pytest.fixture(scope="session")
+def remove_image(engine) -> Callable[[str], None]:
+    """Remove an image with what the worker made from it and may be about to remove itself: warm ones, idle holders."""
+
+    def gone(container: str) -> bool:
+        try:
+            engine.api.remove_container(container, force=True)
+        except docker.errors.NotFound:
+            return True
+        except docker.errors.APIError:
+            return False  # its worker removes it now
+        return True
+
+    def remove(tag: str) -> None:
+        for container in engine.api.containers(all=True, filters={"ancestor": tag}):
+            wait_until(lambda id_=container["Id"]: gone(id_), timeout=30, what="a container to be gone")
+        engine.images.remove(tag, force=True)
+
+    return remove
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ TAG = "cellwork-test/shop:1"
 
 
 @pytest.fixture
-def shop_image(engine):
+def shop_image(engine, remove_image):
     """An image with the shop installed where Python finds it."""
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as tar:
@@ -20,12 +20,9 @@ def shop_image(engine):
         info.size = len(dockerfile)
         tar.addfile(info, io.BytesIO(dockerfile))
     context.seek(0)
-    image, _ = engine.images.build(fileobj=context, custom_context=True, tag=TAG, rm=True)
+    engine.images.build(fileobj=context, custom_context=True, tag=TAG, rm=True)
     yield TAG
-    # The worker's idle namespace holders come from this image.
-    for holder in engine.api.containers(all=True, filters={"ancestor": TAG}):
-        engine.api.remove_container(holder["Id"], force=True)
-    engine.images.remove(image.id, force=True)
+    remove_image(TAG)
 
 
 def test_the_images_own_code_runs(tasks, shop_image):

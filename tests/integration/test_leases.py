@@ -17,7 +17,7 @@ from waiting import wait_until
 
 from cellwork import configure
 from cellwork.broker import Broker
-from cellwork_worker.fencing import Tokens
+from cellwork_worker.fencing import DONE, Tokens
 from cellwork_worker.job import Job
 from cellwork_worker.lease import Leases
 
@@ -229,6 +229,20 @@ def test_a_claim_costs_one_round_trip_and_a_confirmation_none(client, shop):
     assert leases.claim(Job(id="x", sandbox="cellwork-2-0", target=id, args=(), callbacks=None)).answer == "held"
     leases.finish_now(job)
     assert leases.claim(Job(id="x", sandbox="cellwork-2-0", target=id, args=(), callbacks=None)).answer == "done"
+    broker.close()
+
+
+def test_a_token_whose_task_is_done_cannot_be_renewed_by_one_that_was_away(client, shop):
+    broker = Broker(shop.app.app)
+    tokens = Tokens(broker, "me@test")
+    attempt = "cellwork-away-0"
+    tokens.claim(attempt, "away.1@here")
+    client.hset(tokens.key(attempt), "until", 0)
+    assert tokens.claim(attempt, "other.1@here").answer == "mine"
+    assert tokens.renew({attempt: "away.1@here"}) == {attempt: "other.1@here"}
+    tokens.finish(attempt, "other.1@here")
+    assert tokens.renew({attempt: "away.1@here"}) == {attempt: DONE}
+    assert tokens.claim(attempt, "third.1@here").answer == "done"
     broker.close()
 
 

@@ -54,10 +54,10 @@ def store_outcome(broker: str, name: str) -> None:
     redis.Redis.from_url(f"{broker}/1").set(f"celery-task-meta-{task_id}", json.dumps(meta))
 
 
-def test_a_killed_workers_namespaces_go_once_it_is_known_to_be_dead(shop, start_worker, containers_of):
+def test_a_killed_workers_namespaces_go_once_it_is_known_to_be_dead(shop, start_worker, containers_of, containers):
     worker = start_worker("-c", "1", "-Q", "reaped", name="reaped", CELLWORK_VISIBILITY_TIMEOUT=str(VISIBILITY))
     shop.tasks.echo.apply_async((1,), queue="reaped").get(timeout=TIMEOUT)
-    wait_until(lambda: len(containers_of(worker)) == 1, what="the namespace holder alone to be there")
+    wait_until(lambda: containers_of(worker) and not containers(), what="holders and warm ones alone to be there")
     worker.signal(signal.SIGKILL)
     worker.wait()
     other = start_worker("-c", "1", "-Q", "reaped", name="reaper", CELLWORK_VISIBILITY_TIMEOUT=str(VISIBILITY))

@@ -37,15 +37,21 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return {'mine', deliveries, start, history, alias}
 """
 
+#: What a renewal gives for a token whose task has its outcome.
+DONE = "done"
+
 #: KEYS: tokens. ARGV: lease and memory in ms, then each token's owner. Gives, for each, '' or who has taken it.
 _RENEW = """
 local now = redis.call('TIME')
 local till = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[1])
 local taken = {}
 for i, key in ipairs(KEYS) do
-  local owner = redis.call('HGET', key, 'owner')
+  local held = redis.call('HMGET', key, 'owner', 'done')
+  local owner = held[1]
   taken[i] = owner or ''
-  if not owner or owner == ARGV[i + 2] then
+  if held[2] then
+    taken[i] = 'done'
+  elseif not owner or owner == ARGV[i + 2] then
     -- One that is not there was lost by a Redis without persistence: nobody else has it either.
     redis.call('HSET', key, 'owner', ARGV[i + 2], 'until', till)
     redis.call('PEXPIRE', key, ARGV[2])
@@ -66,6 +72,22 @@ else
   redis.call('HINCRBY', KEYS[1], 'deliveries', -1)
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+
+
+#: KEYS: the token. ARGV: owner, then fields and values.
+_WRITE = """
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+return 1
+"""
+
+#: KEYS: the token, the note under the sandbox's name. ARGV: owner, that name, the note and its memory in ms.
+_NOTE = """
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'alias', ARGV[2])
+redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
 return 1
 """
 
@@ -135,16 +157,18 @@ class Tokens:
         """It has no outcome, and this worker will not run it: the next may at once, and this one does not count."""
         self._run(_RELEASE, [self.key(attempt)], [owner, _ms(_KEEP_OPEN), "0"])
 
-    def started(self, attempt: str, start: int) -> None:
+    def started(self, attempt: str, owner: str, start: int) -> None:
         """Note how many sandboxes were lost, so that another worker looks for the one that runs now."""
-        self._broker.client.hset(self.key(attempt), mapping={"start": str(start), "alias": ""})
+        self._run(_WRITE, [self.key(attempt)], [owner, "start", start, "alias", ""])
 
-    def note(self, attempt: str, task_id: str, sandbox: str) -> None:
-        """Note that the attempt runs in a sandbox that was started ahead of need, and so has a name of its own."""
-        with self._broker.client.pipeline(transaction=False) as pipeline:
-            pipeline.hset(self.key(attempt), "alias", sandbox)
-            pipeline.set(self._broker.key("warm", sandbox), f"{attempt} {task_id}", px=_ms(_KEEP_OPEN))
-            pipeline.execute()
+    def note(self, attempt: str, owner: str, task_id: str, sandbox: str) -> bool:
+        """Note that the attempt runs in a sandbox that was started ahead of need, and so has a name of its own.
+
+        False: the token is not the owner's any more.
+        """
+        keys = [self.key(attempt), self._broker.key("warm", sandbox)]
+        note = [f"{attempt} {task_id}", _ms(_KEEP_OPEN)]
+        return bool(self._run(_NOTE, keys, [owner, sandbox, *note]))
 
     def noted(self, sandbox: str) -> tuple[str, str] | None:
         """Attempt and task id that a sandbox started ahead of need was given; None: none yet."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from redis import RedisError
 
 from cellwork.broker import Broker
-from cellwork_worker.fencing import Claim, Tokens
+from cellwork_worker.fencing import DONE, Claim, Tokens
 from cellwork_worker.job import FENCED, Ended, Job
 
 T = TypeVar("T")
@@ -106,9 +106,10 @@ class Leases:
             raise Ended
 
     def note(self, job: Job, sandbox: str) -> bool:
-        """Note that the job runs in a sandbox of that name. False: Redis does not answer."""
+        """Note that the job runs in a sandbox of that name. False: it is another's, or Redis does not answer."""
         try:
-            self._tokens.note(job.sandbox, job.id, sandbox)
+            if not self._tokens.note(job.sandbox, job.owner or "", job.id, sandbox):
+                return False
         except RedisError as error:
             logger.warning("%s starts cold, because a warm sandbox cannot be noted: %s", job.sandbox, error)
             return False
@@ -118,7 +119,10 @@ class Leases:
     def started(self, job: Job) -> None:
         """Note that the infrastructure made the job start another sandbox."""
         job.alias = ""
-        self.patiently(lambda: self._tokens.started(job.sandbox, job.start), f"{job.sandbox}: cannot note its start")
+        owner = job.owner or ""
+        self.patiently(
+            lambda: self._tokens.started(job.sandbox, owner, job.start), f"{job.sandbox}: cannot note its start"
+        )
 
     def finish(self, job: Job) -> None:
         """The job's outcome is stored. Does not block: told to Redis in the background."""
@@ -220,6 +224,10 @@ class Leases:
     def _fence(self, job: Job, owner: str) -> None:
         """Another worker runs the job's task: end it here, without a result and without an acknowledgement."""
         self._drop(job)
+        if owner == DONE:
+            logger.warning("%s was run to its end by another worker while this one did not answer", job.sandbox)
+            job.end(FENCED, SIGKILL)
+            return
         same_place = owner.rpartition("@")[2] == self._place
         logger.warning(
             "%s was taken over by another worker while this one did not answer (%s); %s",

@@ -3,22 +3,27 @@
 Field names and units are those of the Docker Engine API, section "ContainerCreate".
 """
 
+from pathlib import PurePosixPath
 from typing import Any
 
-from cellwork_worker.hardening import DROPPED_CAPABILITIES, SECURITY_OPTIONS
+from cellwork.spec import ContainerSpec
+from cellwork_worker.hardening import DROPPED_CAPABILITIES, SAFE, SECURITY_OPTIONS
 from cellwork_worker.launch import Launch
 
 #: Nanoseconds a second, which is also what one processor is in the API.
 _NANO = 1_000_000_000
 
 
-def container_config(launch: Launch, log_max_bytes: int, holder: str | None = None) -> dict[str, Any]:
+def container_config(
+    launch: Launch, log_max_bytes: int, holder: str | None = None, declared: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The request's body.
 
     Args:
         launch: what to run.
         log_max_bytes: of the sandbox's output that the engine keeps, so that a later delivery can read it.
         holder: the container whose network namespace it joins; None: it gets one of its own.
+        declared: the volumes that its image declares.
     """
     spec = launch.spec
     config: dict[str, Any] = {
@@ -36,7 +41,7 @@ def container_config(launch: Launch, log_max_bytes: int, holder: str | None = No
         "StdinOnce": True,
         # An image's own health check would run commands beside the task, for as long as it runs.
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": _host_config(launch, log_max_bytes),
+        "HostConfig": _host_config(launch, log_max_bytes, declared),
     }
     if launch.payload is not None:
         # The whole command line is the runner's: an image's entry point must not stand between.
@@ -52,7 +57,7 @@ def container_config(launch: Launch, log_max_bytes: int, holder: str | None = No
     return config
 
 
-def _host_config(launch: Launch, log_max_bytes: int) -> dict[str, Any]:
+def _host_config(launch: Launch, log_max_bytes: int, declared: tuple[str, ...]) -> dict[str, Any]:
     spec = launch.spec
     host: dict[str, Any] = {
         "NanoCpus": int((spec.cpus or 0) * _NANO),
@@ -63,7 +68,7 @@ def _host_config(launch: Launch, log_max_bytes: int) -> dict[str, Any]:
         "Ulimits": [_ulimit(name, limit) for name, limit in (spec.ulimits or {}).items()],
         "NetworkMode": spec.network,
         "ReadonlyRootfs": bool(spec.read_only),
-        "Tmpfs": {path: f"rw,nosuid,nodev,size={size},mode=1777" for path, size in (spec.tmpfs or {}).items()},
+        "Tmpfs": {path: f"rw,nosuid,nodev,size={size},mode=1777" for path, size in _tmpfs(spec, declared).items()},
         "CapDrop": list(DROPPED_CAPABILITIES),
         "SecurityOpt": [*SECURITY_OPTIONS, *launch.security_options],
         "IpcMode": "private",
@@ -87,6 +92,16 @@ def _host_config(launch: Launch, log_max_bytes: int) -> dict[str, Any]:
     if spec.runtime is not None:
         host["Runtime"] = spec.runtime
     return host
+
+
+def _tmpfs(spec: ContainerSpec, declared: tuple[str, ...]) -> dict[str, int]:
+    """A volume of the image's own would be a folder of the host that has no limit: it is one in memory instead."""
+    asked = dict(spec.tmpfs or {})
+    if not spec.read_only:
+        return asked
+    mounted = {PurePosixPath(path) for path in (*asked, *(volume.split(":")[1] for volume in spec.volumes or ()))}
+    size = (SAFE.tmpfs or {})["/tmp"]  # noqa: S108 - inside the sandbox
+    return {**{path: size for path in declared if PurePosixPath(path) not in mounted}, **asked}
 
 
 def _ulimit(name: str, limit: int | tuple[int, int]) -> dict[str, Any]:

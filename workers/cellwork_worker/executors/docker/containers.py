@@ -10,6 +10,7 @@ from cellwork.errors import EngineUnavailable, ImageUnavailable, InvalidSpec
 from cellwork_worker.launch import Launch
 
 from .container import container_config
+from .declared import DeclaredVolumes
 from .engine import Engine, answer
 from .holders import Holders, may_join
 from .images import pull
@@ -40,6 +41,7 @@ class Containers:
         self.engine = engine
         self.holders = Holders(engine, labels)
         self.remover = Remover(engine)
+        self._declared = DeclaredVolumes(engine)
         self._log_max_bytes = log_max_bytes
 
     def start(self, launch: Launch) -> tuple[Container, Attached] | None:
@@ -154,8 +156,8 @@ class Containers:
     def _post(self, launch: Launch, join: bool) -> Container:
         image = launch.spec.image or ""
         holder = self.holders.acquire(image) if join and may_join(launch.spec) else None
-        config = container_config(launch, self._log_max_bytes, holder)
         try:
+            config = container_config(launch, self._log_max_bytes, holder, self._declared.of(image))
             made = self.engine.client.create_container_from_config(config, launch.id, launch.spec.platform)
         except BaseException:
             if holder is not None:

@@ -60,10 +60,11 @@ class DockerExecutor:
     def run(self, launch: Launch, emit: Emit) -> Exit:
         """See the port."""
         asked = time.monotonic()
-        self._abandoned.pop(launch.id, None)
+        earlier = self._abandoned.pop(launch.id, None)
         try:
             with self._engine.errors(f"for task {launch.task} in sandbox {launch.id}"):
                 sandbox = self._starter.sandbox(launch)
+                self._inherit(sandbox, earlier or self._kept.get(launch.id))
                 start_seconds = time.monotonic() - asked
                 ended = self._follow(launch, sandbox, emit)
         finally:
@@ -87,9 +88,19 @@ class DockerExecutor:
             if launch.id in self._abandoned:
                 self._abandoned[launch.id] = sandbox
             elif launch.keep and not sandbox.doubled:
+                self._inherit(sandbox, self._kept.get(launch.id))
                 self._kept[launch.id] = sandbox
             else:
                 self._remove(launch.id, sandbox)
+
+    def _inherit(self, sandbox: RunningSandbox, earlier: RunningSandbox | None) -> None:
+        """This worker adopts what it had left itself: the namespace holder is free again only after this one."""
+        if earlier is None or earlier is sandbox:
+            return
+        if earlier.container.id == sandbox.container.id:
+            sandbox.container.holder = sandbox.container.holder or earlier.container.holder
+        else:
+            self._containers.remove(earlier.container)
 
     def stop(self, launch_id: str, signal: int) -> None:
         """See the port."""
