@@ -23,22 +23,28 @@ logger = logging.getLogger("cellwork")
 #: Tokens kept for one queue, and seconds that they last: they wake those who wait, nobody else needs them.
 _MAX_TOKENS, _TOKEN_SECONDS = 64, 60
 
+#: Of what is no message, the newest so many are kept for somebody to look at.
+_MAX_UNREADABLE = 100
+
 #: KEYS: unacked, unacked_index, then queues. ARGV: now, then for each queue '1' where its messages are acknowledged.
-#: Gives which queue it was, and the message; nothing where all are empty.
+#: Gives which queue it was, the message, and whether it is noted; nothing where all are empty.
 _TAKE = """
 for i = 3, #KEYS do
   -- Taken last: where Redis is full the notes are refused, and the message must stay.
   local raw = redis.call('LINDEX', KEYS[i], -1)
   if raw then
-    if ARGV[i - 1] == '1' then
-      local properties = cjson.decode(raw)['properties']
-      local from = properties['delivery_info']
-      redis.call('ZADD', KEYS[2], ARGV[1], properties['delivery_tag'])
-      redis.call('HSET', KEYS[1], properties['delivery_tag'], '[' .. raw .. ',' .. cjson.encode(from['exchange'])
+    -- Only what is needed: Lua's decoder refuses some of what Python's accepts, and must not stop the queue.
+    local read, properties = pcall(cjson.decode, string.match(raw, '^.*"properties":%s*({.+})%s*}%s*$'))
+    local from = read and type(properties) == 'table' and properties['delivery_info']
+    local tag = type(from) == 'table' and type(properties['delivery_tag']) == 'string' and properties['delivery_tag']
+    local noted = ARGV[i - 1] == '1' and tag
+    if noted then
+      redis.call('ZADD', KEYS[2], ARGV[1], tag)
+      redis.call('HSET', KEYS[1], tag, '[' .. raw .. ',' .. cjson.encode(from['exchange'])
                  .. ',' .. cjson.encode(from['routing_key']) .. ']')
     end
     redis.call('RPOP', KEYS[i])
-    return {i - 3, raw}
+    return {i - 3, raw, noted and 1 or 0}
   end
 end
 return nil
@@ -152,12 +158,26 @@ class _Taking:
         if found is None:
             raise Empty
         self._more = True
-        queue, message = asked[int(found[0])][0], loads(found[1].decode())
-        if acknowledged[int(found[0])] == "1":
-            self.taken.add(message["properties"]["delivery_tag"])
+        queue = asked[int(found[0])][0]
         self._queue_cycle.rotate(queue)
+        try:
+            message = loads(found[1].decode())
+            tag = message["properties"]["delivery_tag"]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            self._set_aside(queue, found[1], error)
+            raise Empty from None
+        if found[2]:
+            self.taken.add(tag)
         self.connection._deliver(message, queue)
         return True
+
+    def _set_aside(self: Any, queue: str, raw: bytes, error: Exception) -> None:
+        key = f"{self.global_keyprefix}{queue}.cellwork-unreadable"
+        logger.error("queue %s had something that is no message (%s); it is kept in the list %s", queue, error, key)
+        with self._plain().pipeline() as pipe:
+            pipe.lpush(key, raw)
+            pipe.ltrim(key, 0, _MAX_UNREADABLE - 1)
+            pipe.execute()
 
 
 class Channel(_Taking, original.Channel):

@@ -258,3 +258,17 @@ def test_doctor_tells_of_workers_with_another_timeout(start, shop, shared_worker
     assert not found["ok"]
     assert other.name in found["detail"]
     assert shared_worker.name not in found["detail"]
+
+
+def test_what_is_no_message_or_no_plain_text_stops_no_worker(start, shop, client):
+    worker = start("reads-on")
+    odd = shop.tasks.echo.apply_async(("\udcff \\ud800 }{",), queue="leases", headers={"properties": {"a": "\udcff"}})
+    for raw in (b"\xff\xfe", b"{}", b'{"properties": 7}', b'{"properties": {"delivery_info": null}}', b"[" * 100_000):
+        client.lpush("leases", raw)
+    assert shop.tasks.echo.apply_async(("still here",), queue="leases").get(timeout=TIMEOUT) == "still here"
+    assert client.llen("leases.cellwork-unreadable") == 5
+    assert worker.text.count("had something that is no message") == 5
+    odd.get(timeout=TIMEOUT, propagate=False)
+    assert odd.state in ("SUCCESS", "FAILURE")
+    wait_until(lambda: not client.exists("unacked", "leases"), what="all to be acknowledged")
+    client.delete("leases.cellwork-unreadable")
