@@ -6,6 +6,9 @@ import sys
 
 MAX_DEPTH = 100
 
+#: Of a number: what Python refuses to read from text is longer.
+_INT_BITS = 13_000
+
 CARRIED = "str, int, float, bool, None, list, dict, bytes, datetime, date, time, Decimal and UUID"
 
 
@@ -66,6 +69,8 @@ def _plain(value, path, depth):
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
+        if value.bit_length() > _INT_BITS:
+            raise Invalid("%s is a number of more than 4,000 digits" % path)
         return int(value)
     if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):

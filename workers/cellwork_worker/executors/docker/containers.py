@@ -39,9 +39,9 @@ class Containers:
     def __init__(self, engine: Engine, labels: dict[str, str], log_max_bytes: int) -> None:
         """`labels`: the worker's. `log_max_bytes`: of output that the engine keeps per container."""
         self.engine = engine
-        self.holders = Holders(engine, labels)
-        self.remover = Remover(engine)
         self._declared = DeclaredVolumes(engine)
+        self.holders = Holders(engine, labels, self._declared)
+        self.remover = Remover(engine)
         self._log_max_bytes = log_max_bytes
 
     def start(self, launch: Launch) -> tuple[Container, Attached] | None:

@@ -17,6 +17,7 @@ from docker.errors import APIError
 from cellwork.spec import ContainerSpec
 from cellwork_worker.hardening import DROPPED_CAPABILITIES, SECURITY_OPTIONS
 
+from .declared import DeclaredVolumes
 from .engine import Engine, answer
 
 logger = logging.getLogger("cellwork.worker")
@@ -37,9 +38,10 @@ def may_join(spec: ContainerSpec) -> bool:
 class Holders:
     """Made when needed, reused, removed with their worker."""
 
-    def __init__(self, engine: Engine, labels: dict[str, str]) -> None:
-        """`labels`: the worker's, by which what it leaves is found."""
+    def __init__(self, engine: Engine, labels: dict[str, str], declared: DeclaredVolumes) -> None:
+        """`labels`: the worker's, by which what it leaves is found. `declared`: the images' own volumes."""
         self._engine = engine
+        self._declared = declared
         self._labels = {**labels, "cellwork.holder": "1"}
         self._lock = threading.Lock()
         self._idle: deque[tuple[str, str]] = deque()
@@ -116,6 +118,8 @@ class Holders:
             "HostConfig": {
                 "NetworkMode": "none",
                 "ReadonlyRootfs": True,
+                # Otherwise each would be a folder of the host, for as long as the holder lives.
+                "Tmpfs": dict.fromkeys(self._declared.of(image), "size=4096"),
                 "CapDrop": list(DROPPED_CAPABILITIES),
                 "SecurityOpt": list(SECURITY_OPTIONS),
                 "Memory": 16 << 20,
