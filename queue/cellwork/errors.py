@@ -101,6 +101,12 @@ class ImageUnavailable(CellworkError):
     kind = "image-unavailable"
 
 
+class ImageBuildFailed(ImageUnavailable):
+    """The declared image could not be built. Carries the failing step and the last lines that it printed."""
+
+    kind = "image-build-failed"
+
+
 class Poisoned(CellworkError):
     """The task was delivered more than ``max_deliveries`` times and never gave an outcome.
 
