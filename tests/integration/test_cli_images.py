@@ -1,5 +1,6 @@
 """``cellwork images`` as a user types it."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -8,7 +9,8 @@ import uuid
 
 import pytest
 from conftest import PROJECT
-from docker.errors import APIError
+from docker.errors import APIError, ImageNotFound
+from storing_registry import storing
 
 
 @pytest.fixture
@@ -46,7 +48,9 @@ def images(broker, engine, name, stock):
 
     yield run
     for image in engine.api.images(filters={"label": f"cellwork.app={name}"}) + leftovers(engine, name):
-        engine.api.remove_image(image["Id"], force=True)
+        # One may go with another that was made of it.
+        with contextlib.suppress(ImageNotFound):
+            engine.api.remove_image(image["Id"], force=True)
 
 
 def leftovers(engine, name: str) -> list:
@@ -118,6 +122,17 @@ def test_a_push_to_a_registry_that_does_not_answer_is_one_clear_error(images):
     assert ran.returncode == 1
     assert "cannot be pushed" in ran.stderr
     assert "docker login 127.0.0.1:1" in ran.stderr
+
+
+def test_what_was_pushed_is_the_same_bytes_by_its_digest(images, engine):
+    (built,) = good(images("build", "--json"))
+    with storing() as registry:
+        (pushed,) = good(images("push", "--registry", registry.name, "--json"))
+        assert pushed["image"] == f"{registry.name}/{built['image']}"
+        assert pushed["digest"].startswith(f"{registry.name}/cellwork/busybox@sha256:")
+        engine.api.remove_image(built["id"], force=True)
+        engine.api.pull(pushed["digest"])
+        assert engine.images.get(pushed["digest"]).id == built["id"]
 
 
 def test_without_an_engine_every_command_says_how_to_start_one(images):

@@ -1,14 +1,19 @@
 """Images that tasks declare, built by real workers on a real engine."""
 
+import contextlib
 import uuid
 from collections.abc import Callable
 
 import pytest
 from celery import Celery
 from conftest import WorkerProcess
+from docker.errors import ImageNotFound
+from storing_registry import storing
 
 from cellwork import configure
 from cellwork.errors import ImageBuildFailed, PolicyViolation
+from cellwork_worker.executors.docker import Engine
+from cellwork_worker.executors.docker.built import push
 
 TIMEOUT = 100
 
@@ -55,7 +60,9 @@ def start(broker, engine, installation, name, stock, tmp_path) -> Callable[..., 
     for process in started:
         process.stop()
     for image in built(engine, name) + leftovers(engine, name):
-        engine.api.remove_image(image["Id"], force=True)
+        # One may go with another that was made of it.
+        with contextlib.suppress(ImageNotFound):
+            engine.api.remove_image(image["Id"], force=True)
 
 
 def leftovers(engine, name: str) -> list:
@@ -134,3 +141,19 @@ def test_a_worker_that_may_not_build_says_where_it_is_to_be_done(start, send, en
     with pytest.raises(PolicyViolation, match=r"task pantry\.shelf: .* may not build .*cellwork images build"):
         send("shelf").get(timeout=TIMEOUT)
     assert built(engine, name) == []
+
+
+def test_a_worker_that_may_not_build_pulls_from_the_images_registry(start, send, engine, name, nothing_left):
+    with storing() as registry:
+        builder = start(PANTRY_REGISTRY=registry.name)
+        said = send("shelf").get(timeout=TIMEOUT)
+        assert builds(builder) == 1
+        ((tag,),) = [image["RepoTags"] for image in built(engine, name)]
+        assert tag.startswith(f"{registry.name}/cellwork/pantry-busybox:")
+        push(Engine(), tag, tag)
+        builder.stop()
+        nothing_left()
+        engine.api.remove_image(tag, force=True)
+        runner = start(PANTRY_REGISTRY=registry.name, PANTRY_BUILD="deny")
+        assert send("shelf").get(timeout=TIMEOUT) == said
+        assert builds(runner) == 0

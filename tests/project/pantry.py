@@ -3,6 +3,7 @@
 import os
 
 from celery import Celery
+from msgspec.structs import replace
 
 from cellwork import Image, command, configure, image_imports
 
@@ -22,7 +23,11 @@ BUSYBOX = Image("cellwork/busybox:base", name="pantry-busybox", root=os.environ.
 
 OLD = PYTHON.copy("stock").pip("six==1.16.0")
 NEW = PYTHON.copy("stock").pip("six==1.17.0")
-SHELF = BUSYBOX.copy("stock", "/stock").env(PRICE="5 $")
+REMOTE = BUSYBOX
+if "PANTRY_REGISTRY" in os.environ:
+    REMOTE = replace(BUSYBOX, registry=os.environ["PANTRY_REGISTRY"])
+
+SHELF = REMOTE.copy("stock", "/stock").env(PRICE="5 $")
 BROKEN = BUSYBOX.env(PANTRY=app.main).run("echo flour is out; echo \"$(printf '\\033[31m')\" sugar too >&2; exit 3")
 
 
