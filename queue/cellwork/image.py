@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -220,7 +221,10 @@ class Image(msgspec.Struct, frozen=True):
             # In the image itself: what is locked depends on its Python and platform.
             image = image._exec([*_PIP, "uv"])
             export = "uv export --frozen --no-dev --no-emit-project --quiet --output-file cellwork.lock"
-            return image.run(f"cd '{folder}' && python3 -m {export}"), ["--requirement", f"{folder}/cellwork.lock"]
+            return image.run(f"cd {shlex.quote(folder)} && python3 -m {export}"), [
+                "--requirement",
+                f"{folder}/cellwork.lock",
+            ]
         try:
             project = tomllib.loads(imagefiles.read(self._one(path)).decode()).get("project", {})
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -20,6 +20,7 @@ from .images import images
 from .logs import logs
 from .ps import ps
 from .reap import reap
+from .run import run
 from .up import up
 
 
@@ -49,6 +50,7 @@ cellwork.add_command(cp)
 cellwork.add_command(dead)
 cellwork.add_command(reap)
 cellwork.add_command(images)
+cellwork.add_command(run)
 
 
 def main() -> None:
