@@ -21,6 +21,7 @@ from .logs import logs
 from .ps import ps
 from .reap import reap
 from .run import run
+from .top import top
 from .up import up
 
 
@@ -51,6 +52,7 @@ cellwork.add_command(dead)
 cellwork.add_command(reap)
 cellwork.add_command(images)
 cellwork.add_command(run)
+cellwork.add_command(top)
 
 
 def main() -> None:
