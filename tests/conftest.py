@@ -68,11 +68,13 @@ def shop(broker: str, installation: str):
 class WorkerProcess:
     """A real Celery worker, started as a user would."""
 
-    def __init__(self, app, log: Path, name: str, arguments: tuple[str, ...], env: dict[str, str]) -> None:
+    def __init__(
+        self, app, log: Path, name: str, arguments: tuple[str, ...], env: dict[str, str], module: str = "shop.app"
+    ) -> None:
         self.app = app
         self.name = f"{name}@test"
         self.log = log
-        command = [sys.executable, "-m", "celery", "-A", "shop.app", "worker", "-n", self.name, "--loglevel=INFO"]
+        command = [sys.executable, "-m", "celery", "-A", module, "worker", "-n", self.name, "--loglevel=INFO"]
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 [*command, *arguments],

@@ -5,6 +5,7 @@ is one, and what to do. All of them take one message, so that Celery's JSON resu
 on one machine and raise the same class on another.
 """
 
+import re
 from typing import ClassVar
 
 
@@ -46,6 +47,12 @@ class CommandFailed(CellworkError):
     """A command task ended with a status other than 0. Carries the tail of its log."""
 
     kind = "command-failed"
+
+    @property
+    def status(self) -> int:
+        """The exit status that the message says; 1 where it says none."""
+        found = re.search(r" ended with status (\d+)(?:; it printed last:| and printed nothing)", str(self))
+        return int(found[1]) if found else 1
 
 
 class OutOfMemory(CellworkError):
@@ -99,6 +106,12 @@ class ImageUnavailable(CellworkError):
     """The image is not on the engine and cannot be pulled."""
 
     kind = "image-unavailable"
+
+
+class ImageBuildFailed(ImageUnavailable):
+    """The declared image could not be built. Carries the failing step and the last lines that it printed."""
+
+    kind = "image-build-failed"
 
 
 class Poisoned(CellworkError):

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from .errors import InvalidSpec
+from .image import Image
 from .quantity import BYTES_ACCEPTED, CPUS_ACCEPTED, parse_bytes, parse_cpus
 
 ExecutorName = Literal["docker", "kubernetes", "process", "inline"]
@@ -103,6 +104,8 @@ def _count(least: int) -> Callable[[object], int]:
 
 
 def _image(value: object) -> str:
+    if isinstance(value, Image):
+        return value.tag
     if not isinstance(value, str) or not _IMAGE.fullmatch(value) or len(value) > 512:
         raise ValueError('an image name, such as "python:3.12-slim" or "registry.example/shop@sha256:…"')
     return value

@@ -8,6 +8,7 @@ from celery.app.task import Task as CeleryTask
 
 from . import spec as specs
 from .errors import InvalidSpec
+from .image import Image
 from .spec import FIELDS, ContainerSpec
 
 #: What ``@app.task(…)`` takes beside the attributes of a task class (Celery 5.7, ``app.base.Celery.task``).
@@ -27,6 +28,8 @@ class Task(CeleryTask):  # type: ignore[type-arg]
 
     #: What the task asks for.
     cellwork_spec: ContainerSpec = ContainerSpec()
+    #: What its image is built from; None: the spec names one that is made elsewhere.
+    cellwork_image: Image | None = None
     #: True: the function returns the command to run; see `cellwork.command`.
     cellwork_command = False
 
@@ -37,6 +40,8 @@ class Task(CeleryTask):  # type: ignore[type-arg]
         if said:
             declared = specs.parse(str(cls.name or cls.__name__), said)
             cls.cellwork_spec = specs.merge(cls.cellwork_spec, declared)
+            if isinstance(said.get("image"), Image):
+                cls.cellwork_image = said["image"]
         return super().bind(app)
 
 
@@ -66,7 +71,8 @@ def check_declaration(function: Callable[..., Any], name: str, options: Mapping[
     # Celery's own tasks (celery.chord …) are glue that runs in the worker.
     if spec.executor != "inline" and not name.startswith("celery."):
         _check_body(function, name)
-    return {**others, "cellwork_spec": spec}
+    built = {"cellwork_image": said["image"]} if isinstance(said.get("image"), Image) else {}
+    return {**others, **built, "cellwork_spec": spec}
 
 
 def _check_limits(name: str, options: Mapping[str, Any]) -> None:

@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from cellwork.errors import InvalidSetting, PolicyViolation
+from cellwork.image import Image
 from cellwork.quantity import format_bytes, parse_bytes
 from cellwork.spec import ContainerSpec
 
@@ -20,6 +21,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     images: tuple[str, ...] = ("*",)
     #: Images must be named by their digest, so that every run has the same bytes.
     digest_required: bool = False
+    #: Whether this worker builds images that tasks declare with `cellwork.Image`, when they are missing. A build runs
+    #: the steps of the app's own code, with network. ``deny``: they are built elsewhere (``cellwork images build``).
+    build: Literal["allow", "deny"] = "allow"
+    #: Seconds that a build may take.
+    build_timeout: float = 1800.0
     #: Globs over network names. ``host`` and ``container:…`` are refused whatever stands here.
     networks: tuple[str, ...] = ("none", "bridge")
     #: Folders of the host whose content may be mounted. Named volumes need an entry of their own, as a glob.
@@ -79,6 +85,7 @@ def describe(policy: Policy) -> dict[str, str]:
 
     return {
         "images": names(policy.images) + (", by digest only" if policy.digest_required else ""),
+        "building": f"{policy.build}, at most {policy.build_timeout:g} s an image",
         "networks": f"{names(policy.networks)}; never the host's or another container's",
         "volumes": f"{names(policy.volumes)}; never /, a socket or a path with ..",
         "devices": names(policy.devices),
@@ -137,6 +144,21 @@ def check(task: str, spec: ContainerSpec, policy: Policy) -> None:
     for field, value, most, form in ceilings:
         if value is not None and most is not None and value > most:
             raise PolicyViolation(f"task {task}: {field}={form(value)} is more than this worker allows ({form(most)})")
+
+
+def check_build(task: str, image: Image, policy: Policy) -> None:
+    """Refuse to build a declared image where `policy` does not allow it, or not on these bases.
+
+    Raises:
+        PolicyViolation: names the task, the image and what to do.
+    """
+    if policy.build == "deny":
+        raise PolicyViolation(
+            f"task {task}: image {image.tag} is not on this worker's engine, and this worker may not build "
+            f'(build = "deny" in [cellwork.policy]). Build it where that is allowed: cellwork images build'
+        )
+    for base in image.bases:
+        _allow(task, "image", base, policy.images)
 
 
 def _allow(task: str, field: str, value: str, globs: tuple[str, ...]) -> None:

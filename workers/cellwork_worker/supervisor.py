@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from cellwork import outcome
 from cellwork import spec as specs
-from cellwork.errors import CellworkError, EngineUnavailable, InvalidSpec, SandboxLost
+from cellwork.errors import CellworkError, EngineUnavailable, ImageUnavailable, InvalidSpec, SandboxLost
 from cellwork.settings import Settings
 from cellwork.spec import ContainerSpec
 from cellwork_worker import launch as launches
@@ -24,6 +24,7 @@ from cellwork_worker.bootstrap import bootstrap
 from cellwork_worker.bundle import Bundle, bundle
 from cellwork_worker.executors.base import STARTED, Executor, Exit
 from cellwork_worker.hardening import harden
+from cellwork_worker.imagebuild import Images
 from cellwork_worker.job import Ended, Job
 from cellwork_worker.launch import Launch
 from cellwork_worker.logs import Logs
@@ -53,6 +54,7 @@ class Supervisor:
         secret: bytes,
         logs: Logs,
         sandboxes: Sandboxes,
+        images: Images,
     ) -> None:
         """Nothing starts before `run`.
 
@@ -64,6 +66,7 @@ class Supervisor:
             secret: what nonces are derived from; tasks never see it.
             logs: takes what tasks print.
             sandboxes: told what runs.
+            images: builds those that tasks declare.
         """
         self._settings = settings
         self._policy = rules
@@ -73,6 +76,7 @@ class Supervisor:
         self._logs = logs
         self._secrets = SecretSource(settings.secrets_dir)
         self._sandboxes = sandboxes
+        self._images = images
 
     def run(self, body: Body, job: Job, args: Args, kwargs: Kwargs) -> object:
         """Run the task's body in a sandbox; return what it returned.
@@ -92,9 +96,12 @@ class Supervisor:
         policy.check(body.name, spec, self._policy)
         for attempt in range(self._settings.infra_retries + 1):
             try:
-                return self._once(name, executor, self._launch(body, job, spec, args, kwargs), body, job)
+                ready = self._images.ensure(body.name, spec, executor, job)
+                return self._once(name, executor, self._launch(body, job, ready, args, kwargs), body, job)
             except CellworkError as error:
-                if not error.infrastructure or attempt == self._settings.infra_retries:
+                # Removed since it was seen: it is built again.
+                gone = isinstance(error, ImageUnavailable) and self._images.forget(spec)
+                if not (error.infrastructure or gone) or attempt == self._settings.infra_retries:
                     raise
                 if isinstance(error, SandboxLost):
                     job.discard()

@@ -23,6 +23,7 @@ from cellwork_worker.executors.base import Executor
 from cellwork_worker.executors.registry import Executors
 from cellwork_worker.fencing import Claim, Tokens
 from cellwork_worker.heartbeat import Heartbeat
+from cellwork_worker.imagebuild import Images
 from cellwork_worker.job import Ended, Job
 from cellwork_worker.launch import sandbox_name
 from cellwork_worker.lease import Leases
@@ -50,11 +51,12 @@ class Worker:
         rules = policy.load(self.settings.policy)
         self.logs = logs.Logs(logs.client(app), self.settings)
         self.sandboxes = Sandboxes()
+        self.broker = Broker(app)
+        images = Images(app, rules, self.broker)
         self.supervisor = Supervisor(
-            self.settings, rules, self.executors, name, self._secret(app), self.logs, self.sandboxes
+            self.settings, rules, self.executors, name, self._secret(app), self.logs, self.sandboxes, images
         )
         self._app = app
-        self.broker = Broker(app)
         place = self.executors(self.settings.executor).place()
         boot = uuid.uuid4().hex[:12]
         self._heartbeat = Heartbeat(

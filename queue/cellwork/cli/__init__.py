@@ -1,6 +1,7 @@
 """The command line: ``cellwork …``, and the same group as ``celery -A app cellwork …``."""
 
 import sys
+from typing import Any
 
 try:
     import click
@@ -15,13 +16,26 @@ from .dead import dead
 from .demo import demo
 from .doctor import doctor
 from .exec_ import exec_
+from .images import images
 from .logs import logs
 from .ps import ps
 from .reap import reap
+from .run import run
+from .top import top
 from .up import up
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Group(click.Group):
+    """Tells an expected error in one line, also where ``celery -A app cellwork`` calls it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CellworkError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="cellwork")
 def cellwork() -> None:
     """A task queue on Celery and Redis; every task runs in a fresh sandbox."""
@@ -36,6 +50,9 @@ cellwork.add_command(exec_)
 cellwork.add_command(cp)
 cellwork.add_command(dead)
 cellwork.add_command(reap)
+cellwork.add_command(images)
+cellwork.add_command(run)
+cellwork.add_command(top)
 
 
 def main() -> None:
@@ -48,6 +65,3 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
-    except CellworkError as error:
-        click.echo(f"cellwork: {error}", err=True)
-        sys.exit(1)

@@ -15,6 +15,7 @@ from cellwork.broker import Broker
 from cellwork.settings import Settings
 
 from . import application
+from .broker_health import redis_health, versions_health
 
 
 class Health(Protocol):
@@ -76,7 +77,8 @@ def doctor(context: click.Context, name: str | None, as_json: bool) -> None:
         detail = f"{url.rpartition('@')[2]} {'answers' if ok else 'does not answer; cellwork up starts one'}"
         rows.append({"what": "broker", "ok": ok, "detail": detail, "facts": {}})
         if ok:
-            rows.append(workers_health(app))
+            rows += [redis_health(app), workers_health(app)]
+    rows.append(versions_health())
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:

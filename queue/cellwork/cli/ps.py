@@ -78,14 +78,15 @@ def ps(context: click.Context, name: str | None, as_json: bool) -> None:
     else:
         console = Console()
         # Into a pipe go whole lines, whatever their length.
-        console.print(_table(rows), width=None if console.is_terminal else 1000, crop=False)
+        console.print(table(rows), width=None if console.is_terminal else 1000, crop=False)
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def table(rows: list[dict[str, Any]]) -> Table:
+    """For a terminal; names are shown as text, whatever is in them."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
     titles = ("TASK", "TASK ID", "SANDBOX", "EXECUTOR", "IMAGE", "WORKER", "STATUS", "UPTIME", "CPU", "MEMORY")
     for title in titles:
-        table.add_column(title, overflow="fold", no_wrap=title in {"STATUS", "UPTIME", "CPU", "MEMORY"})
+        shown.add_column(title, overflow="fold", no_wrap=title in {"STATUS", "UPTIME", "CPU", "MEMORY"})
     for row in rows:
         cpu, memory, limit = row["cpu_percent"], row["memory_bytes"], row["memory_limit_bytes"]
         cells = [
@@ -98,8 +99,8 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             "–" if memory is None else size(memory) + (f" / {size(limit)}" if limit else ""),
         ]
         # Names come from messages: text, never markup, and nothing that a terminal obeys.
-        table.add_row(*(Text(printable(str(cell))) for cell in cells))
-    return table
+        shown.add_row(*(Text(printable(str(cell))) for cell in cells))
+    return shown
 
 
 def _duration(seconds: float) -> str:

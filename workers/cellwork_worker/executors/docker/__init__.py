@@ -1,6 +1,8 @@
 """Sandboxes as containers on a Docker engine."""
 
+from .build import ImageBuilder
 from .demand import WarmLimits
+from .engine import Engine
 from .executor import DockerExecutor
 
-__all__ = ["DockerExecutor", "WarmLimits"]
+__all__ = ["DockerExecutor", "Engine", "ImageBuilder", "WarmLimits"]

@@ -12,6 +12,7 @@ from cellwork.errors import EngineUnavailable, SandboxLost
 from cellwork_worker.executors.base import STARTED, Abandoned, Emit, Exit, Health, Sandbox, Usage
 from cellwork_worker.launch import Launch
 
+from .build import ImageBuilder
 from .containers import Containers
 from .demand import WarmLimits
 from .engine import Engine
@@ -50,6 +51,8 @@ class DockerExecutor:
         self._labels = {"cellwork.installation": installation, "cellwork.worker": worker}
         self._containers = Containers(self._engine, self._labels, log_max_bytes)
         self._starter = Starter(self._containers, warm, self._labels)
+        #: Builds images, and pulls built ones.
+        self.images = ImageBuilder(self._engine)
         self._running: dict[str, RunningSandbox] = {}
         #: Ended, but not to be removed before `discard`.
         self._kept: dict[str, RunningSandbox] = {}

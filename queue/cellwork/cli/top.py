@@ -1,0 +1,38 @@
+"""``cellwork top``: ``cellwork ps``, again and again."""
+
+import json
+import threading
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from . import application
+from .ps import running, table
+
+
+@click.command()
+@click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
+@click.option("-n", "--count", type=click.IntRange(1), default=None, help="End after so many looks.")
+@click.option("--interval", type=click.FloatRange(0.2), default=2.0, show_default=True, help="Seconds between looks.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON list a look, one a line.")
+@click.pass_context
+def top(context: click.Context, name: str | None, count: int | None, interval: float, as_json: bool) -> None:
+    """Watch the running sandboxes of all workers; Ctrl-C ends it."""
+    app = application.given(context, name)
+    looks = 0
+    console = Console()
+    with Live(console=console, auto_refresh=False, screen=console.is_terminal and not as_json) as live:
+        try:
+            while True:
+                rows = running(app, figures=True)
+                if as_json:
+                    click.echo(json.dumps([{k: v for k, v in row.items() if k != "measured"} for row in rows]))
+                else:
+                    live.update(table(rows), refresh=True)
+                looks += 1
+                if looks == count:
+                    return
+                threading.Event().wait(interval)
+        except KeyboardInterrupt:
+            return

@@ -1,0 +1,52 @@
+"""What ``cellwork doctor`` says of the broker, and ``cellwork top``, as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import PROJECT
+from redis import Redis
+
+
+def run(*words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "cellwork", words[0], "-A", "shop.app", *words[1:]]
+    return subprocess.run(command, cwd=PROJECT, env=dict(os.environ), capture_output=True, text=True, timeout=60)
+
+
+def rows() -> dict[str, dict]:
+    return {row["what"]: row for row in json.loads(run("doctor", "--json").stdout)}
+
+
+@pytest.fixture
+def redis(broker):
+    """The broker; how it is set is put back afterwards."""
+    with Redis.from_url(broker) as client:
+        before = {name: client.config_get(name)[name] for name in ("maxmemory", "maxmemory-policy")}
+        yield client
+        for name, value in before.items():
+            client.config_set(name, value)
+
+
+def test_doctor_tells_the_brokers_persistence_and_clock_and_the_tested_versions(shop, redis):
+    found = rows()
+    assert found["redis"]["ok"]
+    assert found["redis"]["facts"]["maxmemory-policy"] == "noeviction"
+    assert "persistence" in found["redis"]["detail"]
+    assert abs(float(found["redis"]["facts"]["clock"].split()[0])) < 5
+    assert found["versions"]["facts"]["celery"].startswith("5.7")
+
+
+def test_doctor_refuses_a_broker_that_evicts_keys_when_it_is_full(shop, redis):
+    redis.config_set("maxmemory", "500mb")
+    redis.config_set("maxmemory-policy", "allkeys-lru")
+    row = rows()["redis"]
+    assert not row["ok"]
+    assert "set maxmemory-policy noeviction" in row["detail"]
+
+
+def test_top_looks_again_and_again(shop, shared_worker):
+    ran = run("top", "-n", "2", "--interval", "0.2", "--json")
+    assert (ran.returncode, ran.stdout) == (0, "[]\n[]\n")
+    assert "SANDBOX" in run("top", "-n", "1").stdout
