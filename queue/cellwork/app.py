@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from celery.utils import uuid
 from kombu.exceptions import EncodeError
 from kombu.messaging import Producer
 
-from . import broker, idempotency, routing, settings, transport
+from . import broker, idempotency, router, settings, transport
 from . import spec as specs
 from .arguments import invalid_argument
 from .errors import InvalidSetting
@@ -154,12 +155,24 @@ def _checked_send(app: Any, send: Callable[..., Any]) -> Callable[..., Any]:
         called = specs.merge(_inherited(name, options), specs.parse(name, said))
         declared = getattr(task, "cellwork_spec", None) or ContainerSpec()
         queue = options.get("queue") or getattr(task, "queue", None)
-        route = routing.route(name, declared, specs.merge(stamped, called), getattr(queue, "name", queue))
+        earlier = None if said else router.kept((options.get("headers") or {}).get("cellwork"))
+        route = earlier or router.of(app).decide(
+            router.of(app).asked(
+                name=name,
+                declared=declared,
+                called=specs.merge(stamped, called),
+                queue=getattr(queue, "name", queue),
+                time_limit=options.get("time_limit") or getattr(task, "time_limit", None),
+                args=args or (),
+                kwargs=kwargs or {},
+            )
+        )
         if route.queue is not None and not _routed_by_user(app, name, args, kwargs, options, task):
             options["queue"] = route.queue
         header: dict[str, Any] = {
             "spec": specs.to_header(called),
             "route": {"executor": route.executor, "reason": route.reason},
+            "sent": time.time(),
         }
         key = None if key is None else idempotency.check(name, key, options)
         if (kept := key or _inherited_key(options)) is not None:
@@ -216,5 +229,5 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
 
 def _routed_by_user(app: Any, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any) -> bool:
     """True where the app's own task_routes say where this task goes."""
-    router = app.amqp.router
-    return bool(router.routes) and router.lookup_route(name, args or (), kwargs or {}, options, task) is not None
+    theirs = app.amqp.router
+    return bool(theirs.routes) and theirs.lookup_route(name, args or (), kwargs or {}, options, task) is not None

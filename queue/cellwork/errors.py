@@ -114,6 +114,12 @@ class ImageBuildFailed(ImageUnavailable):
     kind = "image-build-failed"
 
 
+class NoWorker(CellworkError):
+    """No worker that lives has the executor that the task goes to. Nothing was enqueued."""
+
+    kind = "no-worker"
+
+
 class Poisoned(CellworkError):
     """The task was delivered more than ``max_deliveries`` times and never gave an outcome.
 

@@ -1,11 +1,36 @@
 """Which executor and which queue a task goes to, and why. Pure."""
 
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
 import msgspec
 
-from .spec import ContainerSpec
+from .quantity import format_bytes, parse_bytes, parse_cpus
+from .spec import EXECUTORS, ContainerSpec
 
 #: The queue whose tasks become pods, as Airflow's CeleryKubernetesExecutor has it.
 KUBERNETES_QUEUE = "kubernetes"
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+    "==": operator.eq,
+}
+_COMPARISON = re.compile(r"\s*(>=|<=|==|>|<)?\s*(.+)")
+
+#: What a rule and a threshold can look at, and how that is read.
+_AMOUNTS: dict[str, Callable[[object], float]] = {
+    "cpus": parse_cpus,
+    "memory": parse_bytes,
+    "gpus": float,  # type: ignore[dict-item]
+    "time_limit": float,  # type: ignore[dict-item]
+}
+_GLOBS = ("task", "queue")
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -14,23 +39,175 @@ class Route(msgspec.Struct, frozen=True):
     executor: str
     queue: str | None
     reason: str
+    #: The task may as well go elsewhere: nobody asked for this executor.
+    either_way: bool = False
 
 
-def route(name: str, declared: ContainerSpec, called: ContainerSpec, queue: str | None) -> Route:
-    """Decide.
+class Asked(msgspec.Struct, frozen=True):
+    """What is known of a task when it is sent. Rules of your own (``router=``) get this."""
+
+    name: str
+    #: What the task says of itself, and what this call says.
+    declared: ContainerSpec = ContainerSpec()
+    called: ContainerSpec = ContainerSpec()
+    #: Both together, over the installation's defaults.
+    spec: ContainerSpec = ContainerSpec()
+    #: The explicit one of call or task.
+    queue: str | None = None
+    #: Seconds.
+    time_limit: float | None = None
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = {}
+
+    def amount(self, name: str) -> float | None:
+        """Of processors, bytes, graphics cards or seconds; None: it does not say."""
+        value = self.time_limit if name == "time_limit" else getattr(self.spec, name)
+        return None if value is None else float(value)
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Such as ``>=8g``."""
+
+    sign: str
+    value: Any
+
+    def holds(self, found: object) -> bool:
+        """False also where the two cannot be compared."""
+        try:
+            return found is not None and _COMPARISONS[self.sign](found, self.value)
+        except TypeError:
+            return False
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """One ``[[cellwork.route]]``. All of its conditions must hold."""
+
+    executor: str
+    queue: str | None
+    globs: tuple[tuple[str, str], ...]
+    amounts: tuple[tuple[str, Comparison], ...]
+    #: By the argument's name, or its position as text.
+    arguments: tuple[tuple[str, Comparison], ...]
+    text: str
+
+    def matches(self, asked: Asked) -> bool:
+        """True where it decides about this task."""
+        names = {"task": asked.name, "queue": asked.queue or ""}
+        return (
+            all(fnmatchcase(names[name], glob) for name, glob in self.globs)
+            and all(comparison.holds(asked.amount(name)) for name, comparison in self.amounts)
+            and all(comparison.holds(_argument(asked, name)) for name, comparison in self.arguments)
+        )
+
+
+def parse_rules(given: Any) -> tuple[Rule, ...]:
+    """Rules as settings have them.
+
+    Raises:
+        ValueError: which rule, and what is accepted.
+    """
+    if not isinstance(given, list | tuple):
+        raise ValueError("a list of rules is expected, such as {match = {memory = '>=8g'}, executor = 'kubernetes'}")
+    return tuple(_rule(number, one) for number, one in enumerate(given))
+
+
+def parse_heavy(given: Any) -> dict[str, float]:
+    """Thresholds as settings have them: a task that asks for more is heavy.
+
+    Raises:
+        ValueError: which one, and what is accepted.
+    """
+    if not isinstance(given, Mapping) or not given.keys() <= _AMOUNTS.keys():
+        raise ValueError(f"a mapping of {', '.join(_AMOUNTS)} to numbers or quantities is expected")
+    try:
+        return {name: float(_AMOUNTS[name](value)) for name, value in given.items()}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{error}") from None
+
+
+def route(asked: Asked, rules: Sequence[Rule] = (), heavy: Mapping[str, float] | None = None) -> Route:
+    """Decide. The first of these that says something does: the call's executor, the task's, the explicit queue,
+    the rules in their order, the thresholds.
 
     Args:
-        name: the task's.
-        declared: what the task says of itself.
-        called: what this call says.
-        queue: the explicit one of call or task.
+        asked: what is known of the task.
+        rules: see `parse_rules`.
+        heavy: see `parse_heavy`.
     """
-    if name.startswith("celery."):
+    if asked.name.startswith("celery."):
         return Route("inline", None, "Celery's own task")
-    for spec, where in ((called, "in the call"), (declared, "on the task")):
+    for spec, where in ((asked.called, "in the call"), (asked.declared, "on the task")):
         if spec.executor is not None:
-            wanted = KUBERNETES_QUEUE if spec.executor == "kubernetes" and queue is None else None
-            return Route(spec.executor, wanted, f"executor={spec.executor!r} {where}")
-    if queue == KUBERNETES_QUEUE:
-        return Route("kubernetes", None, f"queue={queue!r}")
-    return Route("docker", None, "default")
+            return _to(spec.executor, asked.queue, f"executor={spec.executor!r} {where}")
+    if asked.queue == KUBERNETES_QUEUE:
+        return Route("kubernetes", None, f"queue={asked.queue!r}")
+    for rule in rules:
+        if rule.matches(asked):
+            return _to(rule.executor, asked.queue, f"rule {rule.text}", rule.queue)
+    for name, most in (heavy or {}).items():
+        if (amount := asked.amount(name)) is not None and amount > most:
+            reason = f"{name} {_shown(name, amount)} > {_shown(name, most)}"
+            return msgspec.structs.replace(_to("kubernetes", asked.queue, reason), either_way=True)
+    return Route("docker", None, "default", either_way=asked.queue is None)
+
+
+def _to(executor: str, asked: str | None, reason: str, queue: str | None = None) -> Route:
+    """An explicit queue stays; otherwise the rule's, or the one that pods have."""
+    if asked is not None:
+        return Route(executor, None, reason)
+    return Route(executor, queue or (KUBERNETES_QUEUE if executor == "kubernetes" else None), reason)
+
+
+def _shown(name: str, amount: float) -> str:
+    if name == "memory":
+        return format_bytes(int(amount))
+    return f"{amount:g} s" if name == "time_limit" else f"{amount:g}"
+
+
+def _argument(asked: Asked, name: str) -> object:
+    if name.isdigit():
+        return asked.args[int(name)] if int(name) < len(asked.args) else None
+    return asked.kwargs.get(name)
+
+
+def _rule(number: int, given: Any) -> Rule:
+    where = f"rule {number + 1}"
+    if not isinstance(given, Mapping) or not given.keys() <= {"match", "executor", "queue"} or "match" not in given:
+        raise ValueError(f"{where}: match, executor and queue are its fields, and match must be there")
+    executor, queue, match = given.get("executor", "docker"), given.get("queue"), given["match"]
+    if executor not in EXECUTORS:
+        raise ValueError(f"{where}: executor={executor!r}; one of {', '.join(EXECUTORS)} is expected")
+    if queue is not None and not isinstance(queue, str):
+        raise ValueError(f"{where}: queue={queue!r}; a name is expected")
+    if not isinstance(match, Mapping) or not match:
+        raise ValueError(f"{where}: match={match!r}; a mapping such as {{task = 'ml.*', memory = '>=8g'}} is expected")
+    globs, amounts, arguments = [], [], []
+    for name, value in match.items():
+        if name in _GLOBS and isinstance(value, str):
+            globs.append((name, value))
+        elif name in _AMOUNTS:
+            amounts.append((name, _comparison(where, name, value, _AMOUNTS[name])))
+        elif name.startswith("args."):
+            arguments.append((name.removeprefix("args."), _comparison(where, name, value, _number)))
+        else:
+            known = ", ".join((*_GLOBS, *_AMOUNTS, "args.NAME", "args.0"))
+            raise ValueError(f"{where}: match has {name}={value!r}; it can have {known}")
+    text = ", ".join(f"{name}={value}" for name, value in match.items())
+    return Rule(executor, queue, tuple(globs), tuple(amounts), tuple(arguments), f"{number + 1} ({text})")
+
+
+def _comparison(where: str, name: str, value: object, read: Callable[[object], Any]) -> Comparison:
+    match = _COMPARISON.fullmatch(value) if isinstance(value, str) else None
+    sign, amount = (match[1] or "==", match[2]) if match else ("==", value)
+    try:
+        return Comparison(sign, read(amount))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {name}={value!r}: {error}; a comparison such as '>=8' is expected") from None
+
+
+def _number(value: object) -> object:
+    """A number where it looks like one; arguments may be compared with text, too."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (ValueError, TypeError):
+        return value

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from . import routing
 from . import spec as specs
 from .errors import InvalidSetting
 from .spec import ContainerSpec
@@ -65,6 +66,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     defaults: ContainerSpec = ContainerSpec()
     #: The same for the tasks of a queue, by its name; they win over `defaults`.
     queue_defaults: dict[str, ContainerSpec] = {}
+    #: Rules of the router, in order: ``{match = {task = "ml.*", memory = ">=8g"}, executor = "kubernetes"}``.
+    route: tuple[Any, ...] = ()
+    #: What makes a task heavy, and so a pod: more than so much of cpus, memory, gpus, time_limit (seconds).
+    heavy: dict[str, Any] = {}
+    #: A function of the application's own, asked first: ``module:function``, or the function. It gets a
+    #: `cellwork.routing.Asked` and gives the name of an executor, or None for "the rules decide".
+    router: Any = None
+    #: Messages in the default queue, and age in seconds of its oldest one, above which tasks that may go either way
+    #: become pods. None: they never do.
+    overflow_length: int | None = None
+    overflow_seconds: float | None = None
+    #: What happens to a task whose executor no worker has that lives.
+    unserved: Literal["warn", "error", "off"] = "warn"
     #: Folder of the secrets that tasks name, one file each; then CELLWORK_SECRET_<NAME> in the worker's environment.
     secrets_dir: str | None = None
     #: The worker's policy (cellwork_worker.policy.Policy).
@@ -83,8 +97,14 @@ _SCALARS = {
     "visibility_timeout": float,
     "drain_seconds": float,
     "drain": str,
+    "router": str,
+    "overflow_seconds": float,
+    "unserved": str,
     "idempotency_ttl": float,
 }
+
+#: Not in the environment.
+_TABLES = ("defaults", "queue_defaults", "policy", "route", "heavy")
 
 #: Below this, a worker that is merely busy would be taken for a dead one.
 _LEAST_VISIBILITY_TIMEOUT = 1.0
@@ -131,7 +151,7 @@ def _environment() -> tuple[str, Mapping[str, Any]]:
     found: dict[str, Any] = {}
     for name in Settings.__struct_fields__:
         text = os.environ.get(f"CELLWORK_{name.upper()}")
-        if text is not None and name not in ("defaults", "queue_defaults", "policy"):
+        if text is not None and name not in _TABLES:
             try:
                 found[name] = _SCALARS.get(name, int)(text)
             except ValueError:
@@ -145,6 +165,11 @@ def _checked(source: str, name: str, value: Any) -> Any:
         raise InvalidSetting(f"{source}: unknown setting {name}={value!r}; settings are {known}")
     if name == "defaults":
         return _options(source, name, value)
+    if name in ("route", "heavy"):
+        try:
+            (routing.parse_rules if name == "route" else routing.parse_heavy)(value)
+        except ValueError as error:
+            raise InvalidSetting(f"{source}: {name}: {error}") from None
     if name == "queue_defaults":
         if not isinstance(value, Mapping):
             raise InvalidSetting(f"{source}: queue_defaults={value!r}; a mapping of queue names is expected")

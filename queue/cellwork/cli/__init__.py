@@ -20,6 +20,7 @@ from .images import images
 from .logs import logs
 from .ps import ps
 from .reap import reap
+from .route import route
 from .run import run
 from .top import top
 from .up import up
@@ -51,6 +52,7 @@ cellwork.add_command(cp)
 cellwork.add_command(dead)
 cellwork.add_command(reap)
 cellwork.add_command(images)
+cellwork.add_command(route)
 cellwork.add_command(run)
 cellwork.add_command(top)
 

@@ -1,0 +1,118 @@
+"""The router on a real broker: what it sees of the cluster, that it never waits for that, and what it tells."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import redis
+from celery import Celery
+from conftest import PROJECT
+from waiting import wait_until
+
+from cellwork import configure
+from cellwork.traffic import Traffic
+
+
+@pytest.fixture
+def make(broker, installation):
+    """An application that shares the tests' broker and installation."""
+    made = []
+
+    def make(**settings) -> Celery:
+        app = configure(Celery("routed", set_as_current=False), installation=installation, **settings)
+        app.conf.update(broker_url=f"{broker}/0", result_backend=f"{broker}/1")
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.close()
+
+
+@pytest.fixture
+def client(broker):
+    client = redis.Redis.from_url(f"{broker}/0")
+    yield client
+    client.delete("crowded", "kubernetes")
+
+
+def header(client: redis.Redis, queue: str) -> dict:
+    return json.loads(client.rpop(queue))["headers"]["cellwork"]
+
+
+def test_it_sees_how_long_a_queue_is_how_old_its_oldest_message_and_who_is_served(make, client, shared_worker):
+    app = make()
+    app.conf.task_default_queue = "crowded"
+    traffic = Traffic(app, "crowded")
+    assert (traffic.look().waiting, traffic.look().oldest) == (0, None)
+    before = time.time()
+    for _ in range(3):
+        app.send_task("shop.tasks.echo", (1,))
+    wait_until(lambda: time.time() - before > 0.2, what="the messages to be that old")
+    seen = traffic.look()
+    assert seen.waiting == 3
+    assert 0.2 <= seen.oldest <= time.time() - before
+    assert "docker" in seen.served
+    client.rpush("crowded", b"no message at all")
+    assert traffic.look().oldest is None
+    traffic.close()
+
+
+def test_a_crowded_queue_overflows_to_pods_once_somebody_serves_them(make, client, shared_worker, installation):
+    app = make(overflow_length=2, unserved="off")
+    app.conf.task_default_queue = "crowded"
+    beat = json.dumps({"worker": "pods@x", "executor": "kubernetes"})
+    key = f"cellwork:{installation}:worker:pods@x"
+    client.set(key, beat, px=60_000)
+    for _ in range(3):
+        app.send_task("shop.tasks.echo", (1,))
+
+    def overflowed() -> bool:
+        app.send_task("shop.tasks.echo", (1,))
+        return bool(client.llen("kubernetes"))
+
+    wait_until(overflowed, timeout=10, what="a look at the queue, and a task that overflows")
+    route = header(client, "kubernetes")["route"]
+    assert route["executor"] == "kubernetes"
+    assert route["reason"].startswith("overflow: ")
+    client.delete(key)
+
+
+def test_sending_does_not_wait_for_a_look_at_a_broker_that_does_not_answer(make, monkeypatch):
+    monkeypatch.delenv("CELERY_BROKER_URL")  # it would win
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        app = make(overflow_length=1)
+        app.conf.broker_url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        traffic = Traffic(app, "crowded")
+        assert traffic.now() is None
+        # The look is under way, and has not come back: nobody answers there.
+        connection, _ = silent.accept()
+        assert traffic.now() is None
+        connection.close()
+
+
+def test_cellwork_route_tells_where_a_task_would_go_and_sends_nothing(shop, client, shared_worker):
+    def told(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cellwork", "route", "-A", "shop.app", *arguments]
+        return subprocess.run(command, cwd=PROJECT, env={**os.environ, **env}, capture_output=True, text=True)
+
+    plain = json.loads(told("shop.tasks.echo", "--json").stdout)
+    assert (plain["executor"], plain["reason"], plain["served"], plain["known"]) == ("docker", "default", True, True)
+    heavy = told("shop.tasks.echo", "-o", "executor=kubernetes")
+    assert (
+        heavy.stdout == "shop.tasks.echo → executor kubernetes, queue kubernetes: executor='kubernetes' in the call\n"
+    )
+    assert "no worker that lives has executor kubernetes" in heavy.stderr
+    unknown = told("shop.tasks.nowhere", "-Q", "kubernetes", "--json")
+    assert (json.loads(unknown.stdout)["queue"], json.loads(unknown.stdout)["known"]) == ("kubernetes", False)
+    refused = told("shop.tasks.echo", "-o", "executor=kubernetes", CELLWORK_UNSERVED="error")
+    assert refused.returncode == 1
+    assert "nothing was sent" in refused.stderr
+    wrong = told("shop.tasks.echo", "-o", "memory=lots")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1)
+    assert client.llen("kubernetes") == 0
