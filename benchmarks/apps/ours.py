@@ -15,6 +15,11 @@ def noop():
     return None
 
 
+@app.task(warm=False)
+def cold():
+    return None
+
+
 @app.task
 def flood(lines):
     line = "x" * 99 + "\n"
