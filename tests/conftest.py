@@ -152,7 +152,8 @@ def containers(engine, installation) -> Callable[[], list]:
 
     def sandboxes() -> list:
         found = engine.api.containers(all=True, filters=filters)
-        return [c for c in found if "cellwork.holder" not in c["Labels"] and not waits(c)]
+        # Engine 20.10 sometimes goes on listing one that it has removed, without a name ("Removal In Progress").
+        return [c for c in found if c["Names"] and "cellwork.holder" not in c["Labels"] and not waits(c)]
 
     return sandboxes
 
