@@ -35,6 +35,8 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     cpus: float | None = None
     #: Bytes.
     memory: int | None = None
+    #: Bytes: a sandbox that is killed for memory is started again with twice as much, up to this.
+    memory_max: int | None = None
     #: Bytes of memory and swap together, as in Docker; equal to `memory` unless said: no swap.
     memory_swap: int | None = None
     shm_size: int | None = None
@@ -169,6 +171,7 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "image": _image,
     "cpus": parse_cpus,
     "memory": parse_bytes,
+    "memory_max": parse_bytes,
     "memory_swap": parse_bytes,
     "shm_size": parse_bytes,
     "pids": _count(1),
@@ -194,6 +197,7 @@ _ACCEPTED: dict[str, str] = {
     "result": "one of text, json, none",
     "cpus": CPUS_ACCEPTED,
     "memory": BYTES_ACCEPTED,
+    "memory_max": BYTES_ACCEPTED,
     "ulimits": "a mapping of names to a limit or to (soft, hard)",
     "extra_hosts": "a mapping of host names to addresses",
     "labels": "a mapping of strings to strings",

@@ -41,13 +41,18 @@ def harden(task: str, spec: ContainerSpec, defaults: ContainerSpec) -> Container
     """`spec` with everything that it does not say filled in, from the installation's `defaults`, then from `SAFE`.
 
     Raises:
-        InvalidSpec: no image is named anywhere.
+        InvalidSpec: no image is named anywhere, or `memory_max` is less than `memory`.
     """
     complete = merge(merge(SAFE, defaults), spec)
     if complete.image is None:
         raise InvalidSpec(
             f'task {task}: no image; write @app.task(image="python:3.12-slim"), or set defaults = {{image = …}} '
             f"in cellwork.toml"
+        )
+    if complete.memory_max is not None and complete.memory_max < (complete.memory or 0):
+        raise InvalidSpec(
+            f"task {task}: memory_max={complete.memory_max} is less than memory={complete.memory}; it is what a "
+            f"sandbox that is killed for memory may get at most"
         )
     said: dict[str, object] = {}
     if complete.memory_swap is None:

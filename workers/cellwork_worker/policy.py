@@ -136,6 +136,7 @@ def check(task: str, spec: ContainerSpec, policy: Policy) -> None:
     ceilings: tuple[tuple[str, Any, Any, Callable[[Any], str]], ...] = (
         ("cpus", spec.cpus, policy.max_cpus, str),
         ("memory", spec.memory, policy.max_memory, format_bytes),
+        ("memory_max", spec.memory_max, policy.max_memory, format_bytes),
         ("shm_size", spec.shm_size, policy.max_shm_size, format_bytes),
         ("tmpfs", max((spec.tmpfs or {}).values(), default=None), policy.max_tmpfs, format_bytes),
         ("pids", spec.pids, policy.max_pids, str),

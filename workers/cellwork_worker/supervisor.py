@@ -14,11 +14,12 @@ from msgspec.structs import replace
 
 from cellwork import outcome
 from cellwork import spec as specs
-from cellwork.errors import CellworkError, EngineUnavailable, ImageUnavailable, InvalidSpec, SandboxLost
+from cellwork.errors import CellworkError, EngineUnavailable, ImageUnavailable, InvalidSpec, OutOfMemory, SandboxLost
+from cellwork.quantity import format_bytes
 from cellwork.settings import Settings
 from cellwork.spec import ContainerSpec
+from cellwork_worker import escalation, policy, verdict
 from cellwork_worker import launch as launches
-from cellwork_worker import policy, verdict
 from cellwork_worker.body import Body
 from cellwork_worker.bootstrap import bootstrap
 from cellwork_worker.bundle import Bundle, bundle
@@ -94,21 +95,32 @@ class Supervisor:
             return self._run_inline(executor, body, job, spec, args, kwargs)
         spec = harden(body.name, spec, self._defaults(body))
         policy.check(body.name, spec, self._policy)
-        for attempt in range(self._settings.infra_retries + 1):
+        attempt, tried = 0, [spec.memory or 0]
+        while True:
             try:
                 ready = self._images.ensure(body.name, spec, executor, job)
                 return self._once(name, executor, self._launch(body, job, ready, args, kwargs), body, job)
+            except OutOfMemory as error:
+                if (more := escalation.larger(spec)) is None:
+                    raise escalation.exhausted(error, tried) from None
+                spec = more
+                tried.append(spec.memory or 0)
+                logger.warning("%s starts again with %s: %s", job.sandbox, format_bytes(tried[-1]), error)
+                self._start_anew(job)
             except CellworkError as error:
                 # Removed since it was seen: it is built again.
                 gone = isinstance(error, ImageUnavailable) and self._images.forget(spec)
                 if not (error.infrastructure or gone) or attempt == self._settings.infra_retries:
                     raise
                 if isinstance(error, SandboxLost):
-                    job.discard()
-                    job.start += 1
-                    job.on_restart(job)
+                    self._start_anew(job)
                 self._back_off(job, error, attempt)
-        raise AssertionError("unreachable")
+                attempt += 1
+
+    def _start_anew(self, job: Job) -> None:
+        job.discard()
+        job.start += 1
+        job.on_restart(job)
 
     def _once(self, name: str, executor: Executor, launch: Launch, body: Body, job: Job) -> object:
         def on_state(state: str, meta: object) -> None:

@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 
+from cellwork import current
+
 from .app import app
 
 
@@ -50,6 +52,14 @@ def eats_memory():
     hoard = []
     while True:
         hoard.append(b"x" * (1 << 20))
+
+
+@app.task(autoretry_for=(Exception,), retry_kwargs={"max_retries": 5, "countdown": 0})
+def needs_memory(megabytes):
+    hoard = bytearray(megabytes << 20)
+    for page in range(0, len(hoard), 4096):
+        hoard[page] = 1
+    return [megabytes, current.retries]
 
 
 @app.task
