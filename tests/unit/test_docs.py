@@ -6,8 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
-from cellwork import declared
+from cellwork import declared, settings
 from cellwork.settings import Settings
 from cellwork.spec import ContainerSpec
 from cellwork_worker import policy
@@ -49,3 +50,29 @@ def test_every_option_and_setting_has_its_row(heading, type_):
     section = (ROOT / "docs/options.md").read_text().partition(heading)[2].partition("\n# ")[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     assert {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)} == set(type_.__struct_fields__)
+
+
+def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
+    """Declared, sent to a broker in memory, and imported where a library is missing. Running is tested elsewhere."""
+    monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
+    monkeypatch.delenv("CELERY_RESULT_BACKEND", raising=False)
+    declared_, sent, imported = blocks("README.md", "python")
+    module: dict[str, object] = {"__name__": "readme"}
+    exec(compile(declared_, "README.md", "exec"), module)
+    app = module["app"]
+    app.conf.update(broker_url="memory://", result_backend="cache+memory://")  # type: ignore[attr-defined]
+    exec(compile(sent, "README.md", "exec"), module)
+    with app.connection_for_read() as connection:  # type: ignore[attr-defined]
+        queue = connection.SimpleQueue("docker")
+        specs = [queue.get(timeout=1).headers["cellwork"]["spec"] for _ in range(2)]
+    assert specs == [{}, {"memory": 1 << 30}]
+    exec(compile(imported, "README.md", "exec"), {})
+
+
+def test_the_settings_that_the_pages_show_are_settings(tmp_path, monkeypatch):
+    shown = [block for page in PAGES for block in blocks(str(page.relative_to(ROOT)), "toml")]
+    assert len(shown) >= 3
+    for block in shown:
+        (tmp_path / "cellwork.toml").write_text(block)
+        monkeypatch.setenv("CELLWORK_CONFIG", str(tmp_path / "cellwork.toml"))
+        settings.load(Celery("pages", set_as_current=False))
