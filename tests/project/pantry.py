@@ -3,7 +3,6 @@
 import os
 
 from celery import Celery
-from msgspec.structs import replace
 
 from cellwork import Image, command, configure, image_imports
 
@@ -25,6 +24,8 @@ OLD = PYTHON.copy("stock").pip("six==1.16.0")
 NEW = PYTHON.copy("stock").pip("six==1.17.0")
 REMOTE = BUSYBOX
 if "PANTRY_REGISTRY" in os.environ:
+    from msgspec.structs import replace  # only here: a sandbox has no msgspec
+
     REMOTE = replace(BUSYBOX, registry=os.environ["PANTRY_REGISTRY"])
 
 SHELF = REMOTE.copy("stock", "/stock").env(PRICE="5 $")
