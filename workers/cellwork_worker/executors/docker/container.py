@@ -33,10 +33,11 @@ def container_config(
         "User": spec.user,
         "Labels": launch.labels,
         "StopSignal": spec.stop_signal,
-        "AttachStdin": True,
+        "AttachStdin": launch.payload is not None,
         "AttachStdout": True,
         "AttachStderr": True,
-        "OpenStdin": True,
+        # Without a payload it is /dev/null.
+        "OpenStdin": launch.payload is not None,
         # The sandbox reads end of file when its worker dies before the payload was sent, and ends by itself.
         "StdinOnce": True,
         # An image's own health check would run commands beside the task, for as long as it runs.

@@ -117,7 +117,8 @@ class Containers:
         client = self.engine.client
         streams = None
         try:
-            streams = Attached(client.attach_socket(container.id, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}))
+            wanted = {"stdin": int(launch.payload is not None), "stdout": 1, "stderr": 1, "stream": 1}
+            streams = Attached(client.attach_socket(container.id, wanted))
             if launch.payload is None:
                 launch.confirm()  # with no payload to wait for, the body begins with the start
             client.start(container.id)

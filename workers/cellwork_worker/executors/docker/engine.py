@@ -35,6 +35,11 @@ class Engine:
         return str(self._settings.get("base_url") or "unix:///var/run/docker.sock")
 
     @property
+    def plain(self) -> bool:
+        """Its streams are sockets of the kernel's, without TLS or SSH around them."""
+        return not self._settings.get("tls") and not self.address.startswith(("https", "ssh"))
+
+    @property
     def client(self) -> docker.APIClient:
         """The connected client; safe to use from many threads.
 

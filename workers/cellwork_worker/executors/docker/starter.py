@@ -136,11 +136,11 @@ class Starter:
             logger.warning("%s", error)
 
     def _send(self, launch: Launch, container: Container, streams: Attached) -> None:
-        payload = launch.payload or b""
+        if (payload := launch.payload) is None:
+            return
         direct = len(payload) <= _DIRECT_PAYLOAD_BYTES
         try:
-            if launch.payload is not None:
-                launch.confirm()
+            launch.confirm()
             if direct:
                 streams.write(payload)
                 streams.end_input()

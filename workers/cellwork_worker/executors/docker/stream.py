@@ -1,6 +1,7 @@
 """The engine's stream of a container's output: an 8-byte head, then that many bytes (API, "Stream format")."""
 
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -93,7 +94,10 @@ class Attached:
         self._sock.sendall(data)
 
     def end_input(self) -> None:
-        """Close standard input."""
+        """Close standard input, where the connection can be closed in one direction."""
+        if isinstance(self._sock, ssl.SSLSocket):
+            # Python would drop TLS in the other direction, too. The runner knows by itself where its payload ends.
+            return
         if hasattr(self._sock, "shutdown"):
             self._sock.shutdown(socket.SHUT_WR)
 

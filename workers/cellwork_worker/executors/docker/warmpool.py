@@ -130,7 +130,9 @@ class WarmPool:
             }
 
     def _takes(self, launch: Launch) -> bool:
-        return bool(launch.shape) and self._limits.max > 0 and launch.spec.pull != "always"
+        # Those that wait are watched by `epoll`, which knows nothing of TLS.
+        usable = self._limits.max > 0 and self._containers.engine.plain
+        return bool(launch.shape) and usable and launch.spec.pull != "always"
 
     def _pop(self, shape: _Shape) -> Warm | None:
         for warm in list(shape.waiting):
