@@ -137,8 +137,9 @@ def test_a_redis_that_does_not_answer_is_one_clear_error(monkeypatch):
 
 
 def test_a_second_worker_that_adopts_the_sandbox_goes_on_and_no_line_is_read_twice(shop, start_worker):
-    first = start_worker("-c", "1", "-Q", "dies", name="dies")
-    second = start_worker("-c", "1", "-Q", "adopts", name="adopts")
+    soon = {"CELLWORK_VISIBILITY_TIMEOUT": "4"}
+    first = start_worker("-c", "1", "-Q", "dies", name="dies", **soon)
+    second = start_worker("-c", "1", "-Q", "adopts", name="adopts", **soon)
     result = shop.talk.says_and_waits.apply_async((4,), queue="dies")
     followed = logs(result.id, app=result.app, follow=True)
     assert next(followed).text == "before"
