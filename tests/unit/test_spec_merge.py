@@ -9,6 +9,8 @@ from cellwork import spec as specs
 from cellwork.spec import ContainerSpec
 
 NAMES = st.sampled_from(["A", "B", "C"])
+# A NUL ends a C string: neither a variable nor a label can hold one, and parsing refuses it.
+WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5)
 SPECS = st.builds(
     ContainerSpec,
     image=st.none() | st.sampled_from(["python:3.12", "shop/a@sha256:" + "0" * 64]),
@@ -18,8 +20,8 @@ SPECS = st.builds(
     network=st.none() | st.sampled_from(["none", "bridge"]),
     read_only=st.none() | st.booleans(),
     warm=st.none() | st.booleans(),
-    env=st.none() | st.dictionaries(NAMES, st.text(max_size=5)),
-    labels=st.none() | st.dictionaries(NAMES, st.text(max_size=5)),
+    env=st.none() | st.dictionaries(NAMES, WORDS),
+    labels=st.none() | st.dictionaries(NAMES, WORDS),
     tmpfs=st.none() | st.dictionaries(st.sampled_from(["/tmp", "/var/x"]), st.integers(1 << 20, 1 << 30)),
     volumes=st.none() | st.just(("data:/data",)),
     ulimits=st.none() | st.dictionaries(st.just("nofile"), st.tuples(st.integers(1, 9), st.integers(9, 99))),
