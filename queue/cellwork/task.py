@@ -26,6 +26,8 @@ _DECORATOR_OPTIONS = frozenset(
 class Task(CeleryTask):  # type: ignore[type-arg]
     """A Celery task that runs in a sandbox. Options as class attributes work too: ``image = "…"``."""
 
+    #: Of the worker: its events also tell of the sandbox.
+    Request = "cellwork_worker.request:Request"
     #: What the task asks for.
     cellwork_spec: ContainerSpec = ContainerSpec()
     #: What its image is built from; None: the spec names one that is made elsewhere.

@@ -16,7 +16,7 @@ from cellwork import spec as specs
 from cellwork.errors import CellworkError, CommandFailed, InvalidSpec, RemoteTaskError
 from cellwork.outcome import RetryRequest
 from cellwork.spec import ContainerSpec
-from cellwork_worker import canvas
+from cellwork_worker import canvas, metering
 from cellwork_worker.job import Final, Job
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ def _run_once(supervisor: "Supervisor", body: Body, job: Job, args: Any, kwargs:
     try:
         job.given.set_result(supervisor.run(body, job, args, kwargs))
     except Exception as error:  # noqa: BLE001 - raised again by `result`
+        job.failure = metering.kind(error)
         job.given.set_exception(error)
 
 

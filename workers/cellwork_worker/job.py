@@ -9,6 +9,7 @@ from signal import SIGKILL
 from typing import Any
 
 from cellwork.errors import CellworkError
+from cellwork.usage import Run
 
 logger = logging.getLogger("cellwork.worker")
 
@@ -82,6 +83,12 @@ class Job:
     given: Future[Any] = field(default_factory=Future)
     #: Its trace is through: the outcome is stored.
     stored: bool = False
+    #: Seconds that its message waited before a slot took it; None: it does not say.
+    queue_seconds: float | None = None
+    #: What its sandboxes used, one after the other.
+    runs: list[Run] = field(default_factory=list)
+    #: How its body failed, as `metering.kind` says it. None: it did not, or has not ended.
+    failure: str | None = None
     #: It must not run; this is its outcome.
     refusal: CellworkError | None = None
     #: Its sandbox was left running, for another worker to adopt.

@@ -9,8 +9,9 @@ import os
 import queue
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from signal import SIGKILL, SIGTERM
@@ -22,10 +23,11 @@ from celery.concurrency.prefork import _run_ready_callbacks  # type: ignore[attr
 from celery.exceptions import ImproperlyConfigured, Reject, Retry, Terminated, WorkerLostError
 from kombu.asynchronous import get_event_loop
 
-from cellwork_worker import body, delivery
+from cellwork_worker import body, delivery, metering
 from cellwork_worker.deadlines import Deadlines
 from cellwork_worker.job import FENCED, HANDOVER, Callbacks, Ended, Job
 from cellwork_worker.launch import sandbox_name
+from cellwork_worker.limits import limit
 from cellwork_worker.worker import Worker
 
 logger = logging.getLogger("cellwork.worker")
@@ -78,6 +80,7 @@ class SandboxPool(BasePool):
         self._deadlines = Deadlines()
         self._worker = Worker(self.app, self.options["initargs"][1])
         self.sandboxes = self._worker.sandboxes
+        self._declared = {task.name: (task.soft_time_limit, task.time_limit) for task in self.app.tasks.values()}
         for task in list(self.app.tasks.values()):
             body.replace(task, self._worker.supervisor)
         self._worker.announce()
@@ -96,13 +99,12 @@ class SandboxPool(BasePool):
         callback: Callable[..., None],
         error_callback: Callable[..., None],
         timeout_callback: Callable[..., None],
-        soft_timeout: float | None = None,
-        timeout: float | None = None,
         correlation_id: str,
         **_: Any,
     ) -> Job:
         """Take a task; called by Celery's worker, in the thread of its event loop."""
         request = args[2]
+        soft_timeout, timeout = self._limits(args[0], request)
         leases = self._worker.leases
         job = Job(
             id=correlation_id,
@@ -120,6 +122,8 @@ class SandboxPool(BasePool):
             on_restart=leases.started,
             note=leases.note,
         )
+        # What its events tell is the job's (request.py).
+        job.request.cellwork_job = weakref.ref(job)
         for first in self._running:
             if first.sandbox == job.sandbox:
                 # A broken connection delivers again what still runs here.
@@ -128,6 +132,13 @@ class SandboxPool(BasePool):
         self._waiting.append(job)
         self._dispatch()
         return job
+
+    def _limits(self, name: str, request: Mapping[str, Any]) -> tuple[float | None, float | None]:
+        """Soft and hard, seconds. Celery's own reading of them is from when the worker began."""
+        hard, soft = request.get("timelimit") or (None, None)
+        task = self.app.tasks[name]
+        declared_soft, declared_hard = self._declared.get(name, (None, None))
+        return limit(soft, declared_soft, task.soft_time_limit), limit(hard, declared_hard, task.time_limit)
 
     def terminate_job(self, pid: str, signal: int | None = None) -> None:
         """End the task in the sandbox named `pid`; how ``revoke(terminate=True)`` arrives here."""
@@ -224,6 +235,7 @@ class SandboxPool(BasePool):
             slot = self._idle.pop() if self._idle else self._new_slot()
             # Before it is accepted: that may call terminate_job at once, for a task that was revoked meanwhile.
             self._running[job] = slot
+            job.queue_seconds = metering.queue_seconds(job.args[2], time.time())
             job.callbacks.accept(job.sandbox, time.monotonic())
             slot.inbox.put(job)
 

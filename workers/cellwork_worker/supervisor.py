@@ -29,6 +29,7 @@ from cellwork_worker.imagebuild import Images
 from cellwork_worker.job import Ended, Job
 from cellwork_worker.launch import Launch
 from cellwork_worker.logs import Logs
+from cellwork_worker.metering import Meter, Metering
 from cellwork_worker.reading import Reading
 from cellwork_worker.redaction import Redaction
 from cellwork_worker.sandboxes import Sandboxes
@@ -56,6 +57,7 @@ class Supervisor:
         logs: Logs,
         sandboxes: Sandboxes,
         images: Images,
+        metering: Metering,
     ) -> None:
         """Nothing starts before `run`.
 
@@ -68,6 +70,7 @@ class Supervisor:
             logs: takes what tasks print.
             sandboxes: told what runs.
             images: builds those that tasks declare.
+            metering: told what they used.
         """
         self._settings = settings
         self._policy = rules
@@ -78,6 +81,7 @@ class Supervisor:
         self._secrets = SecretSource(settings.secrets_dir)
         self._sandboxes = sandboxes
         self._images = images
+        self._metering = metering
 
     def run(self, body: Body, job: Job, args: Args, kwargs: Kwargs) -> object:
         """Run the task's body in a sandbox; return what it returned.
@@ -123,12 +127,17 @@ class Supervisor:
         job.on_restart(job)
 
     def _once(self, name: str, executor: Executor, launch: Launch, body: Body, job: Job) -> object:
+        with self._metering.measured(job, launch, name) as meter:
+            return self._follow(name, executor, launch, body, job, meter)
+
+    def _follow(self, name: str, executor: Executor, launch: Launch, body: Body, job: Job, meter: Meter) -> object:
         def on_state(state: str, meta: object) -> None:
             body.task.update_state(task_id=job.id, state=state, meta=meta)
 
         def emit(stream: int, chunk: bytes) -> bool:
             if stream == STARTED:
                 job.running()
+                meter.running()
                 self._sandboxes.started(launch.id)
                 return False
             return reading.emit(stream, chunk)
@@ -149,12 +158,14 @@ class Supervisor:
         job.discard = lambda: executor.discard(launch.id)
         try:
             with self._sandboxes.entered(launch, name, executor):
-                ended = executor.run(launch, emit)
+                meter.exit = ended = executor.run(launch, emit)
         except CellworkError:
             if job.ended is not None:
                 raise Ended from None
             raise
         finally:
+            meter.over()
+            meter.claimed = reading.usage
             job.stopped()
             reading.close()
         if job.ended is not None:

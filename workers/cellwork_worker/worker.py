@@ -18,6 +18,7 @@ from cellwork.broker import Broker
 from cellwork.deadletter import DeadLetter, DeadLetters
 from cellwork.errors import CellworkError, Poisoned
 from cellwork.idempotency import Keys
+from cellwork.usagestore import UsageStore
 from cellwork_worker import canvas, delivery, heartbeat, logs, policy, storing
 from cellwork_worker.executors.base import Executor
 from cellwork_worker.executors.registry import Executors
@@ -27,6 +28,7 @@ from cellwork_worker.imagebuild import Images
 from cellwork_worker.job import Ended, Job
 from cellwork_worker.launch import sandbox_name
 from cellwork_worker.lease import Leases
+from cellwork_worker.metering import Metering
 from cellwork_worker.reaper import Reaper, Reaping
 from cellwork_worker.sandboxes import Sandboxes
 from cellwork_worker.supervisor import Supervisor
@@ -53,8 +55,17 @@ class Worker:
         self.sandboxes = Sandboxes()
         self.broker = Broker(app)
         images = Images(app, rules, self.broker)
+        self._metering = Metering(UsageStore(self.broker), name)
         self.supervisor = Supervisor(
-            self.settings, rules, self.executors, name, self._secret(app), self.logs, self.sandboxes, images
+            self.settings,
+            rules,
+            self.executors,
+            name,
+            self._secret(app),
+            self.logs,
+            self.sandboxes,
+            images,
+            self._metering,
         )
         self._app = app
         place = self.executors(self.settings.executor).place()
@@ -77,6 +88,7 @@ class Worker:
         self._reaper = Reaper(app, self.broker, self.tokens)
         self._reaping = Reaping(self._reaper, self.executors.made, self.broker.visibility_timeout)
         self.leases.start()
+        self._metering.start()
 
     def claim(self, job: Job) -> Callable[[], None] | None:
         """Take the job's token. None: run it. Else: call what this gives in the event loop's thread instead."""
@@ -187,6 +199,7 @@ class Worker:
             except (CellworkError, RedisError) as error:
                 logger.error("sandboxes of this worker may be left, until another one reaps them: %s", error)
         self._keys.close()
+        self._metering.close()
         self.broker.close()
         self.sandboxes.close()
         self.logs.close()

@@ -24,6 +24,7 @@ from .route import route
 from .run import run
 from .top import top
 from .up import up
+from .usage import usage
 
 
 class _Group(click.Group):
@@ -55,6 +56,7 @@ cellwork.add_command(images)
 cellwork.add_command(route)
 cellwork.add_command(run)
 cellwork.add_command(top)
+cellwork.add_command(usage)
 
 
 def main() -> None:

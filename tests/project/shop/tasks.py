@@ -142,6 +142,14 @@ def claims_success():
 
 
 @app.task
+def busy(seconds, memory):
+    held = b"x" * memory
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        held.count(b"y")
+
+
+@app.task
 def sleep(seconds):
     time.sleep(seconds)
     return seconds

@@ -31,6 +31,8 @@ class Container:
     holder: str | None
     #: Started ahead of need.
     warm: bool = False
+    #: The engine's id of its image; empty: not known.
+    image_id: str = ""
 
 
 class Containers:
@@ -91,7 +93,7 @@ class Containers:
         response = client.get(url, params={"follow": 1, "stdout": 1, "stderr": 1}, stream=True, timeout=None)
         response.raise_for_status()
         warm = "cellwork.warm" in found["Config"]["Labels"]
-        return Container(name, found["Id"], launch.spec.image or "", None, warm), Followed(response)
+        return Container(name, found["Id"], launch.spec.image or "", None, warm, found["Image"]), Followed(response)
 
     def remove(self, container: Container, name: str | None = None) -> None:
         """Kill and remove in the background; its network namespace is free when that is done.
@@ -164,7 +166,7 @@ class Containers:
             if holder is not None:
                 self.holders.release(image, holder)
             raise
-        return Container(launch.id, made["Id"], image, holder)
+        return Container(launch.id, made["Id"], image, holder, image_id=self._declared.image_id(image))
 
 
 def _refused(launch: Launch, error: APIError) -> Exception:

@@ -74,7 +74,13 @@ class DockerExecutor:
             self._starter.over(launch)
         if sandbox.doubled:
             return self.run(msgspec.structs.replace(launch, shape=""), emit)
-        return msgspec.structs.replace(ended, adopted=sandbox.adopted, warm=sandbox.warm, start_seconds=start_seconds)
+        return msgspec.structs.replace(
+            ended,
+            adopted=sandbox.adopted,
+            warm=sandbox.warm,
+            start_seconds=start_seconds,
+            image_id=sandbox.container.image_id,
+        )
 
     def _follow(self, launch: Launch, sandbox: RunningSandbox, emit: Emit) -> Exit:
         self._running[launch.id] = sandbox

@@ -273,6 +273,7 @@ class WarmPool:
             try:
                 streams.write((like.payload or b"")[: like.ahead])
                 image_id = self._containers.engine.client.inspect_container(container.id)["Image"]
+                container.image_id = image_id
             except BaseException:
                 streams.close()
                 self._containers.remove(container)

@@ -1,0 +1,165 @@
+"""What one run of a task in one sandbox used, and what its runs used together. Pure."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+#: Figures of which the distribution is kept: seconds, processor-seconds, bytes.
+MEASURES = ("queue_seconds", "start_seconds", "run_seconds", "cpu_seconds", "peak_memory_bytes")
+
+#: What `Run.outcome` says of one that gave its value.
+SUCCESS = "success"
+
+#: Not failures: the task goes on.
+_GOES_ON = frozenset({SUCCESS, "retry"})
+
+#: Buckets of a histogram in which values double: a value is told to within 9 %.
+_PER_DOUBLING = 8
+
+#: Below this, values are alike: a millisecond, a byte.
+_LEAST = 0.001
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One sandbox's run, as its worker saw it. None: not known."""
+
+    task: str
+    task_id: str
+    #: Celery's count of retries.
+    retries: int = 0
+    sandbox: str
+    executor: str
+    #: As the task names it, and the engine's id of what that name meant.
+    image: str | None = None
+    image_digest: str | None = None
+    #: Celery's node name, and the machine it is on.
+    worker: str
+    host: str
+    queue: str
+    #: What the producer's router chose, and why.
+    route: str | None = None
+    reason: str | None = None
+    #: ``success``, ``retry``, ``task-error``, ``revoked``, ``time-limit``, ``soft-time-limit``, or the kind of an
+    #: error (cellwork.errors).
+    outcome: str
+    #: Exit status of a sandbox that was waited for: of every command, and of one that ended without an outcome.
+    exit_status: int | None = None
+    #: ``warm`` (started ahead of need), ``cold``, or ``adopted`` (started by an earlier delivery).
+    start: str | None = None
+    #: An earlier worker was given the same attempt.
+    redelivered: bool = False
+    #: Limits: processors, bytes.
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    #: From sent (or due) to taken by a slot; from there to the running sandbox; from there to its outcome.
+    queue_seconds: float | None = None
+    start_seconds: float | None = None
+    run_seconds: float | None = None
+    #: Of the largest process, as the runner says; of one that was killed for memory, its limit.
+    peak_memory_bytes: int | None = None
+    cpu_seconds: float | None = None
+    #: Seconds since the epoch.
+    ended: float
+
+    @property
+    def failed(self) -> bool:
+        """It ended, and not well."""
+        return self.outcome not in _GOES_ON
+
+    def measured(self) -> dict[str, float]:
+        """Those of `MEASURES` that are known."""
+        found = {name: getattr(self, name) for name in MEASURES}
+        return {name: float(value) for name, value in found.items() if value is not None}
+
+
+class Quantiles(msgspec.Struct, frozen=True):
+    """Of one measure: so many values, their median, the one that 95 % are not above, the largest."""
+
+    count: int
+    p50: float
+    p95: float
+    max: float
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What the runs of one task used."""
+
+    task: str
+    #: All that were counted, and those of them that failed.
+    runs: int
+    failed: int
+    #: Added up over all of them: processor-seconds, seconds, and seconds times GiB of memory limit.
+    cpu_seconds: float
+    run_seconds: float
+    memory_gib_seconds: float
+    #: By measure; of the newer ones, where there were many.
+    quantiles: dict[str, Quantiles] = {}
+
+
+def bucket(value: float) -> int:
+    """The bucket of a histogram that a value falls into."""
+    return math.ceil(math.log2(max(value, _LEAST)) * _PER_DOUBLING)
+
+
+def upper(index: int) -> float:
+    """The largest value of a bucket."""
+    return float(2 ** (index / _PER_DOUBLING))
+
+
+def of_histogram(counts: Mapping[int, int]) -> Quantiles | None:
+    """`counts`: by bucket. Values are the upper ends of buckets; None: there are none."""
+    total = sum(counts.values())
+    if total <= 0:
+        return None
+    ordered = sorted(index for index, count in counts.items() if count > 0)
+
+    def at(share: float) -> float:
+        seen = 0
+        for index in ordered:
+            seen += counts[index]
+            if seen >= share * total:
+                return upper(index)
+        return upper(ordered[-1])
+
+    return Quantiles(total, at(0.5), at(0.95), upper(ordered[-1]))
+
+
+def of_values(values: Iterable[float]) -> Quantiles | None:
+    """The same, exactly."""
+    ordered = sorted(values)
+    if not ordered:
+        return None
+
+    def at(share: float) -> float:
+        return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+    return Quantiles(len(ordered), at(0.5), at(0.95), ordered[-1])
+
+
+def gib_seconds(run: Run) -> float:
+    """Seconds times GiB of memory limit: what its sandbox kept from others."""
+    return (run.memory_bytes or 0) / (1 << 30) * (run.run_seconds or 0.0)
+
+
+def summarise(runs: Iterable[Run]) -> list[Summary]:
+    """By task, the dearest in processor-seconds first."""
+    by_task: dict[str, list[Run]] = {}
+    for run in runs:
+        by_task.setdefault(run.task, []).append(run)
+    found = [_summary(task, of_task) for task, of_task in by_task.items()]
+    return sorted(found, key=lambda summary: -summary.cpu_seconds)
+
+
+def _summary(task: str, runs: list[Run]) -> Summary:
+    measured = [run.measured() for run in runs]
+    quantiles = {name: of_values(one[name] for one in measured if name in one) for name in MEASURES}
+    return Summary(
+        task=task,
+        runs=len(runs),
+        failed=sum(run.failed for run in runs),
+        cpu_seconds=sum(run.cpu_seconds or 0.0 for run in runs),
+        run_seconds=sum(run.run_seconds or 0.0 for run in runs),
+        memory_gib_seconds=sum(map(gib_seconds, runs)),
+        quantiles={name: found for name, found in quantiles.items() if found is not None},
+    )

@@ -1,0 +1,169 @@
+"""The bill of every run: in Redis soon after it, in the task's events, and on the command line."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from celery import Celery
+from conftest import PROJECT
+from waiting import wait_until
+
+from cellwork.broker import Broker
+from cellwork.errors import OutOfMemory
+from cellwork.usage import Run
+from cellwork.usagestore import UsageStore
+
+TIMEOUT = 60
+
+
+def run(**fields) -> Run:
+    known = {
+        "task": "shop.parse",
+        "task_id": "an-id",
+        "sandbox": "cellwork-an-id-0",
+        "executor": "docker",
+        "worker": "w@test",
+        "host": "test",
+        "queue": "docker",
+        "outcome": "success",
+        "ended": time.time(),
+    }
+    return Run(**{**known, **fields})
+
+
+@pytest.fixture
+def store(broker, request):
+    """One that nothing else writes to."""
+    app = Celery("usage", set_as_current=False)
+    app.conf.cellwork = {"installation": f"usage-{request.node.name}"}
+    client = Broker(app)
+    yield UsageStore(client)
+    client.client.delete(*client.client.scan_iter(match=client.key("*")))
+    client.close()
+
+
+@pytest.fixture
+def worker_store(shop):
+    client = Broker(shop.app.app)
+    yield UsageStore(client)
+    client.close()
+
+
+def cellwork(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "cellwork", "usage", "-A", "shop.app", *arguments]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+
+
+def test_a_summary_adds_up_and_spreads(store):
+    store.add([run(run_seconds=float(n), cpu_seconds=0.5, peak_memory_bytes=n << 20) for n in range(1, 101)])
+    store.add([run(outcome="out-of-memory", memory_bytes=1 << 30, run_seconds=10.0)])
+    (found,) = store.summaries()
+    assert (found.task, found.runs, found.failed) == ("shop.parse", 101, 1)
+    assert found.cpu_seconds == pytest.approx(50)
+    assert found.run_seconds == pytest.approx(5060)
+    assert found.memory_gib_seconds == pytest.approx(10)
+    assert found.quantiles["run_seconds"].p50 == pytest.approx(50, rel=0.1)
+    assert found.quantiles["run_seconds"].max == pytest.approx(100, rel=0.1)
+    assert found.quantiles["peak_memory_bytes"].p95 == pytest.approx(95 << 20, rel=0.1)
+    assert "start_seconds" not in found.quantiles
+
+
+def test_old_runs_fade_from_the_distribution_and_stay_in_the_sums(store):
+    store.add([run(run_seconds=1000.0)])
+    store.add([run(run_seconds=1.0) for _ in range(1100)])
+    (found,) = store.summaries("shop.parse")
+    assert found.runs == 1101
+    assert found.quantiles["run_seconds"].max < 1.1, "the one long run was halved away"
+    assert found.quantiles["run_seconds"].count < 700
+
+
+def test_only_the_tasks_that_ran_last_have_a_summary(store):
+    store.add([run(task=f"task{n}", ended=float(n)) for n in range(1_003)])
+    assert len(store.summaries()) == 1_000
+    assert store.summaries("task0") == []
+    assert len(store.summaries("task1002")) == 1
+
+
+def test_runs_are_found_by_time_and_task(store):
+    now = time.time()
+    store.add([run(ended=now - 60), run(task="shop.other"), run(task_id="late")])
+    assert [one.task_id for one in store.runs(now - 1, "shop.parse")] == ["late"]
+    assert len(list(store.runs())) == 3
+
+
+def run_of(store: UsageStore, task_id: str) -> Run:
+    """The last one of that task."""
+    found = []
+    wait_until(lambda: found.extend(r for r in store.runs() if r.task_id == task_id) or found, what="its usage")
+    return found[-1]
+
+
+def test_a_run_is_told_with_all_that_is_known_of_it(tasks, worker_store, engine):
+    result = tasks.busy.delay(0.3, 40 << 20)
+    assert result.get(timeout=TIMEOUT) is None
+    run = run_of(worker_store, result.id)
+    assert (run.task, run.outcome, run.executor, run.queue) == ("shop.tasks.busy", "success", "docker", "docker")
+    assert (run.worker, run.image, run.route) == ("shared@test", "cellwork/python:base", "docker")
+    assert run.reason
+    assert run.image_digest == engine.images.get("cellwork/python:base").id
+    assert run.start in ("cold", "warm")
+    assert 0.2 < run.cpu_seconds < 30
+    assert 40 << 20 < run.peak_memory_bytes < 128 << 20
+    assert run.memory_bytes == 128 << 20
+    assert run.run_seconds > 0.25
+    assert run.start_seconds > 0
+    assert run.queue_seconds >= 0
+    assert time.time() - run.ended < TIMEOUT
+
+
+def test_a_failure_of_each_kind_is_told_by_its_kind(tasks, commands, worker_store):
+    failed = tasks.fail_builtin.delay("no")
+    status = commands.status.delay(3)
+    for result in (failed, status):
+        result.get(timeout=TIMEOUT, propagate=False)
+    assert run_of(worker_store, failed.id).outcome == "task-error"
+    run = run_of(worker_store, status.id)
+    assert (run.outcome, run.exit_status) == ("command-failed", 3)
+
+
+def test_a_run_that_is_killed_for_memory_peaked_at_its_limit(hostile, worker_store):
+    result = hostile.eats_memory.apply_async(memory="32m")
+    with pytest.raises(OutOfMemory):
+        result.get(timeout=TIMEOUT)
+    run = run_of(worker_store, result.id)
+    assert (run.outcome, run.peak_memory_bytes) == ("out-of-memory", 32 << 20)
+
+
+def test_a_revoked_run_and_one_past_its_limit_are_told_apart(tasks, shop, worker_store):
+    late = tasks.sleep.apply_async((60,), time_limit=1)
+    late.get(timeout=TIMEOUT, propagate=False)
+    assert run_of(worker_store, late.id).outcome == "time-limit"
+    revoked = tasks.sleep.delay(60)
+    wait_until(lambda: revoked.state == "STARTED", what="the task to start")
+    revoked.revoke(terminate=True, signal="SIGKILL")
+    assert run_of(worker_store, revoked.id).outcome == "revoked"
+
+
+def test_an_inline_task_has_no_bill(tasks, worker_store):
+    inline, after = tasks.inline.delay(), tasks.echo.delay(1)
+    inline.get(timeout=TIMEOUT)
+    after.get(timeout=TIMEOUT)
+    run_of(worker_store, after.id)
+    assert [run for run in worker_store.runs() if run.task_id == inline.id] == []
+
+
+def test_the_command_line_shows_the_bill(tasks, worker_store):
+    result = tasks.echo.delay(1)
+    result.get(timeout=TIMEOUT)
+    run_of(worker_store, result.id)
+    (summary,) = json.loads(cellwork("shop.tasks.echo", "--json").stdout)["tasks"]
+    assert summary["task"] == "shop.tasks.echo"
+    assert summary["runs"] >= 1
+    since = json.loads(cellwork("--since", "10m", "--json").stdout)
+    assert result.id in [run["task_id"] for run in since["runs"]]
+    assert since["queues"]["docker"]["runs"] >= 1
+    assert "shop.tasks.echo" in cellwork().stdout
+    assert "QUEUE" in cellwork("--since", "1h").stdout
+    assert cellwork("nobody").stdout == "no runs of nobody\n"
