@@ -49,14 +49,7 @@ def logs(
         LogsUnavailable: the result backend is not Redis, or does not answer.
     """
     app = app or current_app._get_current_object()  # type: ignore[attr-defined]
-    backend: Any = app.backend
-    if not isinstance(backend, RedisBackend):
-        raise LogsUnavailable(
-            f"what tasks print is kept in the result backend, and that is {type(backend).__name__}, not Redis; set "
-            f"result_backend=redis://…, or read the worker's own log"
-        )
-    name = key(settings.load(app).installation, task_id)
-    return _lines(app, name, task_id, follow, since)
+    return _lines(LogReader(app, task_id, since), follow)
 
 
 def key(installation: str, task_id: str) -> str:
@@ -64,24 +57,65 @@ def key(installation: str, task_id: str) -> str:
     return f"cellwork:{installation}:log:{task_id}"
 
 
-def _lines(app: Celery, name: str, task_id: str, follow: bool, since: datetime | None) -> Iterator[LogLine]:
-    backend: Any = app.backend
-    last = b"0-0" if since is None else f"{max(0, int(since.timestamp() * 1000) - 1)}-{2**64 - 1}".encode()
-    reader, block = _Reader(from_start=since is None), None
-    while not reader.ended:
+class LogReader:
+    """The same lines step by step, for readers who cannot wait in a thread."""
+
+    def __init__(self, app: Celery, task_id: str, since: datetime | None = None) -> None:
+        """See `logs`.
+
+        Raises:
+            LogsUnavailable: the result backend is not Redis.
+        """
+        backend: Any = app.backend
+        if not isinstance(backend, RedisBackend):
+            raise LogsUnavailable(
+                f"what tasks print is kept in the result backend, and that is {type(backend).__name__}, not Redis; set "
+                f"result_backend=redis://…, or read the worker's own log"
+            )
+        self._app = app
+        self._task_id = task_id
+        self._key = key(settings.load(app).installation, task_id)
+        self._last = b"0-0" if since is None else f"{max(0, int(since.timestamp() * 1000) - 1)}-{2**64 - 1}".encode()
+        self._entries = _Reader(from_start=since is None)
+        #: Nothing more comes.
+        self.over = False
+        #: The last step found something: there may be more already.
+        self.found = False
+        #: Seconds in which the last lines may still come; None: the task has not ended, as far as is known.
+        self.left: float | None = None
+
+    def read(self, block: int | None = None) -> list[LogLine]:
+        """What has come since the last step, or some of it. `block`: milliseconds to wait for something; None: none.
+
+        Raises:
+            LogsUnavailable: Redis does not answer.
+        """
+        # Of this thread: Celery keeps one backend for each.
+        backend: Any = self._app.backend
         try:
-            answer = backend.client.xread({name: last}, count=_COUNT, block=block)
-            left = _left(app, task_id) if not answer else None
+            answer = backend.client.xread({self._key: self._last}, count=_COUNT, block=block)
+            self.left = _left(self._app, self._task_id) if not answer else None
         except redis.RedisError as error:
-            raise LogsUnavailable(f"cannot read the output of task {task_id}: Redis says: {error}") from error
-        for last, fields in answer[0][1] if answer else ():
-            yield from reader.read(int(last.partition(b"-")[0]), fields)
-        if answer:
-            block = None  # there may be more already
-        elif left is None and follow:
+            raise LogsUnavailable(f"cannot read the output of task {self._task_id}: Redis says: {error}") from error
+        self.found = bool(answer)
+        lines: list[LogLine] = []
+        for entry, fields in answer[0][1] if answer else ():
+            self._last = entry
+            lines += self._entries.read(int(entry.partition(b"-")[0]), fields)
+        self.over = self._entries.ended or (self.left is not None and self.left <= 0)
+        return lines
+
+
+def _lines(reader: LogReader, follow: bool) -> Iterator[LogLine]:
+    block = None
+    while not reader.over:
+        yield from reader.read(block)
+        if reader.found:
+            block = None
+        elif reader.left is not None:
+            block = max(1, int(reader.left * 1000))
+        elif follow:
             block = _BLOCK_MS
-        elif left is not None and left > 0:
-            block = max(1, int(left * 1000))
         else:
             return
 

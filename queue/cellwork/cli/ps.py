@@ -6,17 +6,18 @@ from typing import Any
 
 import click
 from celery import Celery
-from kombu.exceptions import OperationalError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cellwork.errors import BrokerUnavailable
 from cellwork.printable import printable
+from cellwork.running import ANSWER, ask, rows
 
 from . import application
 
-#: Seconds in which workers must answer, and after that figures may take so long.
-_ANSWER, _FIGURES = 1.0, 4.0
+#: Seconds that figures may take after the workers have answered.
+_FIGURES = 4.0
 
 #: Seconds that a worker waits for its figures before it answers without.
 _WAIT = 0.3
@@ -33,36 +34,18 @@ def running(app: Celery, *, figures: bool = False) -> list[dict[str, Any]]:
     url = str(app.conf.broker_url)
     if not application.answers(url):
         raise click.ClickException(f"the broker at {url.rpartition('@')[2]} (broker_url) does not answer; start it")
-    answers = _ask(app, None, 0.0)
-    if not answers:
-        raise click.ClickException(
-            f"no worker answered within {_ANSWER:g} s; start one: cellwork up, or celery -A … worker"
-        )
-    deadline = time.monotonic() + _FIGURES
-    while figures and time.monotonic() < deadline and not all(row["measured"] for row in _rows(answers)):
-        answers = _ask(app, list(answers), _WAIT) or answers
-    return _rows(answers)
-
-
-def _ask(app: Celery, workers: list[str] | None, wait: float) -> dict[str, Any]:
     try:
-        # With a limit it returns as soon as they have all answered; each of them waits for its figures.
-        replies = app.control.broadcast(
-            "cellwork_ps",
-            arguments={"wait": wait},
-            destination=workers,
-            limit=len(workers) if workers else None,
-            reply=True,
-            timeout=_ANSWER,
-        )
-    except (OperationalError, OSError) as error:
-        raise click.ClickException(f"the broker does not answer: {error}") from error
-    return {worker: rows for reply in replies or [] for worker, rows in reply.items() if isinstance(rows, list)}
-
-
-def _rows(answers: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = [{**row, "worker": worker} for worker, found in answers.items() for row in found]
-    return sorted(rows, key=lambda row: -row["seconds"])
+        answers = ask(app)
+        if not answers:
+            raise click.ClickException(
+                f"no worker answered within {ANSWER:g} s; start one: cellwork up, or celery -A … worker"
+            )
+        deadline = time.monotonic() + _FIGURES
+        while figures and time.monotonic() < deadline and not all(row["measured"] for row in rows(answers)):
+            answers = ask(app, list(answers), _WAIT) or answers
+    except BrokerUnavailable as error:
+        raise click.ClickException(str(error)) from error
+    return rows(answers)
 
 
 @click.command()
@@ -71,23 +54,23 @@ def _rows(answers: dict[str, Any]) -> list[dict[str, Any]]:
 @click.pass_context
 def ps(context: click.Context, name: str | None, as_json: bool) -> None:
     """List the running sandboxes of all workers, with what they use now."""
-    rows = running(application.given(context, name), figures=True)
+    found = running(application.given(context, name), figures=True)
     if as_json:
-        shown = [{key: value for key, value in row.items() if key != "measured"} for row in rows]
+        shown = [{key: value for key, value in row.items() if key != "measured"} for row in found]
         click.echo(json.dumps(shown, indent=2))
     else:
         console = Console()
         # Into a pipe go whole lines, whatever their length.
-        console.print(table(rows), width=None if console.is_terminal else 1000, crop=False)
+        console.print(table(found), width=None if console.is_terminal else 1000, crop=False)
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
+def table(sandboxes: list[dict[str, Any]]) -> Table:
     """For a terminal; names are shown as text, whatever is in them."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     titles = ("TASK", "TASK ID", "SANDBOX", "EXECUTOR", "IMAGE", "WORKER", "STATUS", "UPTIME", "CPU", "MEMORY")
     for title in titles:
         shown.add_column(title, overflow="fold", no_wrap=title in {"STATUS", "UPTIME", "CPU", "MEMORY"})
-    for row in rows:
+    for row in sandboxes:
         cpu, memory, limit = row["cpu_percent"], row["memory_bytes"], row["memory_limit_bytes"]
         cells = [
             *(row[key] for key in ("task", "task_id", "sandbox", "executor")),
