@@ -2,8 +2,10 @@
 
 import functools
 import inspect
+import sys
 import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, TypeVar
 
 from celery import Celery
@@ -85,6 +87,9 @@ def configure(app: A, **given: Any) -> A:
         raise InvalidSetting(f"configure(app): task_cls={base!r} is not accepted; give the class itself")
     inner.task = _checked_task(app, app.task)
     inner.send_task = _checked_send(app, app.send_task)
+    if "flower.command" in sys.modules and "flower" in sys.argv:
+        # `celery -A … flower`, which has imported it before the application. Nobody else needs the pages.
+        import_module("cellwork.flower").install()
     return app
 
 
