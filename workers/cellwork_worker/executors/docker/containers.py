@@ -90,7 +90,11 @@ class Containers:
             self.remover.now(name)
             return None
         warm = "cellwork.warm" in found["Config"]["Labels"]
-        return Container(name, found["Id"], launch.spec.image or "", None, warm), self._followed(found["Id"])
+        try:
+            followed = self._followed(found["Id"])
+        except NotFound:
+            return None
+        return Container(name, found["Id"], launch.spec.image or "", None, warm), followed
 
     def _followed(self, container: str) -> Followed:
         client = self.engine.client
@@ -100,17 +104,18 @@ class Containers:
             response = client.get(
                 url, params={"follow": int(follow), "stdout": 1, "stderr": 1}, stream=True, timeout=None
             )
+            if response.status_code == HTTPStatus.NOT_FOUND:
+                raise NotFound(f"container {container} is gone")
             response.raise_for_status()
             return response
 
-        def wait_ended() -> bool:
+        def runs() -> bool:
             try:
-                client.wait(container, timeout=None)
+                return bool(client.inspect_container(container)["State"]["Running"])
             except NotFound:
                 return False
-            return True
 
-        return Followed(open_log, wait_ended)
+        return Followed(open_log, runs)
 
     def remove(self, container: Container, name: str | None = None) -> None:
         """Kill and remove in the background; its network namespace is free when that is done.
