@@ -9,6 +9,7 @@ from signal import SIGKILL
 from typing import Any
 
 from cellwork.errors import CellworkError
+from cellwork.settings import Settings
 from cellwork.usage import Run
 
 logger = logging.getLogger("cellwork.worker")
@@ -83,6 +84,8 @@ class Job:
     given: Future[Any] = field(default_factory=Future)
     #: Its trace is through: the outcome is stored.
     stored: bool = False
+    #: Of its worker, once a slot has taken it.
+    settings: Settings | None = None
     #: Seconds that its message waited before a slot took it; None: it does not say.
     queue_seconds: float | None = None
     #: What its sandboxes used, one after the other.

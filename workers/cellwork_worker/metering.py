@@ -77,7 +77,7 @@ class Meter:
             image=None if executor == "process" else spec.image,
             image_digest=exit_.image_id or None,
             worker=worker,
-            host=socket.gethostname(),
+            host=exit_.node or socket.gethostname(),
             queue=str((job.request.delivery_info or {}).get("routing_key") or ""),
             route=executor_name,
             reason=reason,

@@ -235,6 +235,7 @@ class SandboxPool(BasePool):
             slot = self._idle.pop() if self._idle else self._new_slot()
             # Before it is accepted: that may call terminate_job at once, for a task that was revoked meanwhile.
             self._running[job] = slot
+            job.settings = self._worker.settings
             job.queue_seconds = metering.queue_seconds(job.args[2], time.time())
             job.callbacks.accept(job.sandbox, time.monotonic())
             slot.inbox.put(job)

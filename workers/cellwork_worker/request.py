@@ -6,6 +6,7 @@ from typing import Any
 
 from celery.worker.request import Request as CeleryRequest
 
+from cellwork.spec import ContainerSpec
 from cellwork.usage import Run
 from cellwork_worker import metering
 from cellwork_worker.job import Job
@@ -39,22 +40,30 @@ class Request(CeleryRequest):
 
 def begun(job: Job, task: Any) -> dict[str, Any]:
     """What can be told before its sandbox is there."""
-    executor, reason = metering.route(job.args[2])
-    header = job.args[2].get("cellwork")
-    called = header.get("spec") if isinstance(header, Mapping) else None
-    image = called.get("image") if isinstance(called, Mapping) else None
-    declared = getattr(task, "cellwork_spec", None)
-    image = image or getattr(declared, "image", None)
+    route, reason = metering.route(job.args[2])
+    executor, image = _asked(job, getattr(task, "cellwork_spec", None) or ContainerSpec(), route)
     told = {
-        "executor": getattr(declared, "executor", None) or executor,
-        "image": str(image) if image else None,
+        "executor": executor,
+        "image": image,
         "sandbox": job.sandbox,
         "host": _HOST,
-        "route": executor,
+        "route": route,
         "reason": reason,
         "queue_seconds": job.queue_seconds,
     }
     return {name: value for name, value in told.items() if value is not None}
+
+
+def _asked(job: Job, declared: ContainerSpec, route: str | None) -> tuple[str | None, str | None]:
+    """Executor and image, as far as call, task, route and settings say; what the supervisor makes of it comes later."""
+    header = job.args[2].get("cellwork")
+    called = header.get("spec") if isinstance(header, Mapping) else None
+    image = called.get("image") if isinstance(called, Mapping) else None
+    executor, settings = declared.executor or route or "docker", job.settings
+    if settings is None:
+        return executor, None
+    image = image or declared.image or settings.defaults.image
+    return settings.executor if executor == "docker" else executor, str(image) if image else None
 
 
 def over(job: Job) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from .loader import Loader
 from .pages import HANDLERS
 
 #: The list of tasks, where nobody says otherwise.
-_COLUMNS = "name,uuid,state,received,runtime,executor,image,peak_memory,worker"
+_COLUMNS = "name,uuid,state,received,runtime,peak_memory,executor,image,worker"
 
 
 def install() -> None:

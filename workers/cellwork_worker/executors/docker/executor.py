@@ -59,6 +59,8 @@ class DockerExecutor:
         #: Left to other workers; None: still being let go of.
         self._abandoned: dict[str, RunningSandbox | None] = {}
         self._place: str | None = None
+        #: Of the engine, as `check` saw it last.
+        self._version: str | None = None
 
     def run(self, launch: Launch, emit: Emit) -> Exit:
         """See the port."""
@@ -189,6 +191,7 @@ class DockerExecutor:
                 info = self._engine.client.info()
         except (EngineUnavailable, APIError) as error:
             return Health(executor="docker", ok=False, detail=str(error))
+        self._version = f"Docker {info.get('ServerVersion')} at {self._engine.address}"
         facts = {
             "address": self._engine.address,
             "storage": str(info.get("Driver")),
@@ -202,7 +205,8 @@ class DockerExecutor:
 
     def facts(self) -> dict[str, object]:
         """What the worker's inspection shows of it."""
-        return {"warm": self._starter.warm.facts()}
+        warm = self._starter.warm.facts()
+        return {"engine": self._version or "not asked yet", "warm sandboxes": self._starter.warm.told(), "warm": warm}
 
     def usage(self, launch_id: str) -> Usage | None:
         """See `Metered`. The engine compares two moments, a second apart."""

@@ -129,6 +129,12 @@ class WarmPool:
                 "start_seconds_p50": round(starts[len(starts) // 2], 3) if starts else None,
             }
 
+    def told(self) -> list[str]:
+        """How many wait, by image, for people."""
+        with self._lock:
+            ready = Counter(s.launch.spec.image for s in self._shapes.values() for warm in s.waiting if warm.ready)
+        return [f"{count} of {image}" for image, count in sorted(ready.items())] or ["none"]
+
     def _takes(self, launch: Launch) -> bool:
         # Those that wait are watched by `epoll`, which knows nothing of TLS.
         usable = self._limits.max > 0 and self._containers.engine.plain
