@@ -33,8 +33,12 @@ engine:  ## a Docker engine that answers; one is installed and started where the
 images: engine  ## the base images of the tests and the demo
 	@scripts/base-images.sh
 
+.PHONY: browser
+browser:  ## Debian's chromium, for the tests of Flower's pages
+	@scripts/browser.sh
+
 .PHONY: test
-test: venv engine images  ## everything: lint, types, imports, unit tests, tests with real containers
+test: venv engine images browser  ## everything: lint, types, imports, unit tests, tests with real containers
 	@scripts/test.sh
 
 .PHONY: lint

@@ -65,3 +65,9 @@ def prints_and_returns(printed, returned):
     for _ in range(printed // 100):
         print(line)
     return "x" * returned
+
+
+@app.task
+def repeats(text):
+    print(text)
+    return text
