@@ -205,7 +205,7 @@ def test_nothing_that_a_task_says_runs_as_a_script(flower, shop, page):
     assert printed.get(timeout=TIMEOUT) == INJECTION
     failed.get(timeout=TIMEOUT, propagate=False)
     # Whoever can send tasks can also send events.
-    fields = dict.fromkeys(("name", "args", "kwargs", "executor", "image", "sandbox", "reason", "failure"), INJECTION)
+    fields = dict.fromkeys(("name", "args", "kwargs", "executor", "image", "sandbox", "reason", "outcome"), INJECTION)
     with shop.app.app.events.default_dispatcher(hostname="forged@test") as dispatcher:
         dispatcher.send("task-received", uuid="forged", **fields)
         dispatcher.send("task-failed", uuid="forged", exception=INJECTION, traceback=INJECTION, peak_memory_bytes=[])

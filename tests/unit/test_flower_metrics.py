@@ -76,3 +76,26 @@ assert value("cellwork_running") == 0
 assert metrics.remove_workers({"w@test"}) == 1
 assert value("cellwork_running") is None
 """)
+
+
+def test_the_grafana_dashboard_asks_for_metrics_and_labels_that_there_are():
+    run(r"""
+import json, re
+from pathlib import Path
+
+tell("task-started", queue_seconds=0.5)
+tell("task-failed", executor="docker", outcome="out-of-memory", start="adopted", start_seconds=1.0, run_seconds=1.0,
+     cpu_seconds=1.0, peak_memory_bytes=1, ooms=1, redelivered=True)
+known = {}
+for metric in prometheus_client.REGISTRY.collect():
+    for sample in metric.samples:
+        known.setdefault(sample.name, set()).update(sample.labels)
+dashboard = json.loads(Path("compose/grafana/cellwork.json").read_text())
+asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+assert len(asked) > 10
+for expression in asked:
+    (name,) = re.findall(r"cellwork_\w+", expression)
+    labels = set(re.findall(r"(\w+)[!=]", re.findall(r"\{(.*?)\}", expression)[0]))
+    labels |= {label.strip() for group in re.findall(r"by \((.*?)\)", expression) for label in group.split(",")}
+    assert labels <= known[name], (expression, known.get(name))
+""")

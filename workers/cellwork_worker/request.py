@@ -67,13 +67,12 @@ def _asked(job: Job, declared: ContainerSpec, route: str | None) -> tuple[str | 
 
 
 def over(job: Job) -> dict[str, Any]:
-    """What its last sandbox used, how many it had, and how it failed."""
+    """What its last sandbox used, how many it had, and how it ended."""
     last: Run | None = job.runs[-1] if job.runs else None
     told = {name: getattr(last, name) for name in _TOLD} if last is not None else {}
     outcome = job.failure or (last.outcome if last is not None else None)
     told |= {
         "outcome": outcome,
-        "failure": outcome if last is None or last.failed else None,
         "sandboxes": len(job.runs) or None,
         "ooms": sum(run.outcome == "out-of-memory" for run in job.runs) or None,
     }

@@ -41,7 +41,6 @@ _SHOWN: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("route", "route", str),
     ("route_reason", "reason", str),
     ("outcome", "outcome", str),
-    ("failure", "failure", str),
     ("exit_status", "exit_status", str),
     ("start", "start", str),
     ("time_queued", "queue_seconds", _seconds),
