@@ -39,13 +39,25 @@
     return made;
   }
 
+  // The task, and below it its sandbox; a task's id that is not in that name is shown, too.
+  function named(found) {
+    const made = document.createElement("div");
+    made.append(link(page.dataset.task, found.task_id, found.task));
+    const names = found.sandbox.includes(found.task_id) ? [found.sandbox] : [found.sandbox, found.task_id];
+    for (const name of names) {
+      const line = document.createElement("div");
+      line.className = "cellwork-name";
+      line.textContent = name;
+      made.append(line);
+    }
+    return made;
+  }
+
   function add(found) {
     const row = body.insertRow();
     row.dataset.taskId = found.task_id;
     const limit = found.memory_limit_bytes ? " / " + bytes(found.memory_limit_bytes) : "";
-    cell(row, found.task);
-    cell(row, link(page.dataset.task, found.task_id, found.task_id.slice(0, 8)));
-    cell(row, found.sandbox, "cellwork-name");
+    cell(row, named(found));
     cell(row, found.image);
     cell(row, found.worker);
     cell(row, found.status);
@@ -72,7 +84,7 @@
       told.rows.forEach(add);
       if (!told.rows.length) {
         cell(body.insertRow(), "No sandbox runs.", "empty-table-message");
-        body.rows[0].cells[0].colSpan = 10;
+        body.rows[0].cells[0].colSpan = 8;
       }
     }
     setTimeout(refresh, PERIOD_MS);
