@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from waiting import wait_until
 
+#: Seconds: whichever test is first waits for the images, which takes minutes where nothing is cached.
+pytestmark = pytest.mark.timeout(420)
+
 ROOT = Path(__file__).parents[2]
 APP = ROOT / "compose" / "app"
 LOGIN = "monitor:" + uuid.uuid4().hex
@@ -119,7 +122,6 @@ def cluster(engine):
     assert not any(left.values()), left
 
 
-@pytest.mark.timeout(420)
 def test_tasks_of_a_producer_on_the_host_run_and_their_logs_can_be_read(cluster):
     total = "from shop.tasks import total; print(total.delay([1.5, 2]).get(timeout=50))"
     assert cluster.producer(total) == "3.5"
@@ -136,6 +138,13 @@ def test_flower_shows_the_tasks_and_wants_a_login_for_metrics_too(cluster):
     sent = cluster.producer("from shop.tasks import total; r = total.delay([1]); r.get(timeout=50); print(r.id)")
     wait_until(lambda: sent in cluster.page("/api/tasks")[1], timeout=30, what="the task")
     assert "flower_events_total" in cluster.page("/metrics")[1]
+
+
+def test_the_kubernetes_profile_is_valid_and_off_unless_asked_for(cluster):
+    assert {"k3s", "kubernetes-worker"} <= set(
+        cluster.compose("--profile", "kubernetes", "config", "--services").split()
+    )
+    assert not cluster.containers("k3s")
 
 
 def test_only_this_machine_reaches_what_is_published(cluster):

@@ -9,6 +9,8 @@ from contextlib import suppress
 from email.message import Message
 from http import HTTPStatus
 
+from cellwork.printable import printable
+
 from . import calls, containers
 from .calls import Call, Refused
 from .containers import Allowed
@@ -28,6 +30,9 @@ _INSPECT_BYTES = 4 << 20
 _KNOWN = 10_000
 
 _PIECE = 1 << 16
+
+#: Characters of a refusal.
+_MESSAGE_LENGTH = 500
 
 #: What the engine needs to be told, beside what is written anew.
 _FORWARDED = ("Content-Type", "X-Registry-Auth", "X-Registry-Config")
@@ -58,11 +63,13 @@ class Door:
         try:
             await self._serve(reader, writer)
         except Refused as error:
-            logger.warning("refused: %s", error)
-            await _answer(writer, HTTPStatus.FORBIDDEN, str(error))
+            # It quotes what was asked for, which may be long, and may be made for the terminal of whoever reads the log.
+            message = printable(str(error))[:_MESSAGE_LENGTH]
+            logger.warning("refused: %s", message)
+            await _answer(writer, HTTPStatus.FORBIDDEN, message)
         except Missing as error:
             await _answer(writer, HTTPStatus.NOT_FOUND, f"No such container: {error}")
-        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             # To the worker this is an engine that does not answer, which it knows to bear.
             logger.info("a connection ended early: %s", error or type(error).__name__)
         finally:
@@ -85,7 +92,7 @@ class Door:
             head = await upstream_reader.readuntil(b"\r\n\r\n")
             writer.write(head)
             await writer.drain()
-            if head.split(b" ", 2)[1] == b"101":
+            if head[9:12] == b"101":
                 await _both_ways(reader, writer, upstream_reader, upstream_writer)
             else:
                 await _one_way(reader, writer, upstream_reader)
@@ -116,8 +123,11 @@ class Door:
             head, _, content = (await reader.read(-1)).partition(b"\r\n\r\n")
         finally:
             writer.close()
-        if head.split(b" ", 2)[1] != b"200":
+        status = head[9:12]
+        if status == b"404":
             raise Missing(reference)
+        if status != b"200":
+            raise ConnectionError(f"the engine says of container {reference}: {head[:100]!r}")
         found = json.loads(content)
         if (found["Config"]["Labels"] or {}).get("cellwork.installation") != self._allowed.installation:
             raise Refused(f"container {reference} is not one of installation {self._allowed.installation}")
