@@ -63,7 +63,7 @@ class Door:
         try:
             await self._serve(reader, writer)
         except Refused as error:
-            # It quotes what was asked for, which may be long, and may be made for the terminal of whoever reads the log.
+            # It quotes what was asked for, which may be long, and may be made for a terminal to obey.
             message = printable(str(error))[:_MESSAGE_LENGTH]
             logger.warning("refused: %s", message)
             await _answer(writer, HTTPStatus.FORBIDDEN, message)
