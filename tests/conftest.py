@@ -12,6 +12,8 @@ import docker
 import pytest
 import redis
 from celery.result import AsyncResult
+from emulator.cluster import Cluster
+from emulator.cluster import cluster as start_cluster
 from waiting import wait_until
 
 PROJECT = Path(__file__).parent / "project"
@@ -49,6 +51,14 @@ def engine():
         pytest.fail(f"no Docker engine answers ({error}); on Debian: apt-get install docker.io, then scripts/engine.sh")
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def cluster(engine, tmp_path_factory) -> Iterator[Cluster]:
+    """The emulated Kubernetes cluster, or the real one that is named."""
+    with start_cluster(tmp_path_factory.mktemp("cluster")) as started:
+        os.environ["KUBECONFIG"] = str(started.kubeconfig)
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import redis
+from kombu.exceptions import OperationalError
 from kombu.transport.redis import Channel
 
 from . import settings
@@ -65,14 +66,22 @@ class Broker:
 
     @cached_property
     def client(self) -> "redis.Redis":
-        """Plain: it adds no prefix to keys. Safe to use from many threads."""
+        """Plain: it adds no prefix to keys. Safe to use from many threads.
+
+        Raises:
+            redis.ConnectionError: the broker does not answer.
+        """
         patience = max(1.0, self.visibility_timeout / 4)
         options = {"socket_timeout": patience, "socket_connect_timeout": patience}
         options |= self._app.conf.get("broker_transport_options") or {}
         options["max_connections"] = _MAX_CONNECTIONS
         # Through kombu, which knows about URLs, TLS, sentinels and credentials.
         self._connection = self._app.connection_for_write(transport_options=options)
-        channel: Any = self._connection.default_channel
+        try:
+            channel: Any = self._connection.default_channel
+        except OperationalError as error:
+            # kombu's own word for it; whoever asks for this client knows that of its SDK.
+            raise redis.ConnectionError(str(error)) from error
         return redis.Redis(connection_pool=channel.pool)
 
     def close(self) -> None:

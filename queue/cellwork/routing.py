@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from .quantity import format_bytes, parse_bytes, parse_cpus
-from .spec import EXECUTORS, ContainerSpec
+from .spec import EXECUTORS, POD_FIELDS, ContainerSpec
 
 #: The queue whose tasks become pods, as Airflow's CeleryKubernetesExecutor has it.
 KUBERNETES_QUEUE = "kubernetes"
@@ -127,7 +127,7 @@ def parse_heavy(given: Any) -> dict[str, float]:
 
 def route(asked: Asked, rules: Sequence[Rule] = (), heavy: Mapping[str, float] | None = None) -> Route:
     """Decide. The first of these that says something does: the call's executor, the task's, the explicit queue,
-    the rules in their order, the thresholds.
+    the rules in their order, an option that only pods have, the thresholds.
 
     Args:
         asked: what is known of the task.
@@ -144,11 +144,21 @@ def route(asked: Asked, rules: Sequence[Rule] = (), heavy: Mapping[str, float] |
     for rule in rules:
         if rule.matches(asked):
             return _to(rule.executor, asked.queue, f"rule {rule.text}", rule.queue)
-    for name, most in (heavy or {}).items():
+    if (weighed := _weight(asked, heavy or {})) is not None:
+        return weighed
+    return Route("docker", None, "default", either_way=asked.queue is None)
+
+
+def _weight(asked: Asked, heavy: Mapping[str, float]) -> Route | None:
+    """The route of what can only be a pod, and of what is heavy."""
+    for name in POD_FIELDS:
+        if getattr(asked.called, name) is not None or getattr(asked.declared, name) is not None:
+            return _to("kubernetes", asked.queue, f"{name} is for pods")
+    for name, most in heavy.items():
         if (amount := asked.amount(name)) is not None and amount > most:
             reason = f"{name} {_shown(name, amount)} > {_shown(name, most)}"
             return msgspec.structs.replace(_to("kubernetes", asked.queue, reason), either_way=True)
-    return Route("docker", None, "default", either_way=asked.queue is None)
+    return None
 
 
 def _to(executor: str, asked: str | None, reason: str, queue: str | None = None) -> Route:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Later sources win: these defaults, cellwork.toml, ``configure(app, …)``, the environment (CELLWORK_<NAME>)."""
 
-    #: What runs a task that is routed to ``docker`` on this worker. ``process`` isolates nothing.
-    executor: Literal["docker", "process"] = "docker"
+    #: What runs a task that is routed to ``docker`` on this worker. ``process`` isolates nothing. A worker that
+    #: consumes the queue ``kubernetes`` alone runs pods, whatever stands here.
+    executor: Literal["docker", "process", "kubernetes", "inline"] = "docker"
     #: How often a failure of the infrastructure is tried again; the task's own retries are not touched.
     infra_retries: int = 3
     #: Seconds before the first of these tries; doubled for each further one.
@@ -79,6 +80,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     overflow_seconds: float | None = None
     #: What happens to a task whose executor no worker has that lives.
     unserved: Literal["warn", "error", "off"] = "warn"
+    #: Namespace of pods whose task names none; None: the service account's, or the kubeconfig context's.
+    kube_namespace: str | None = None
+    #: Context of the kubeconfig; None: its current one.
+    kube_context: str | None = None
+    #: Requests a second that a worker makes of the API server.
+    kube_qps: float = 50.0
+    #: Logs of pods that a worker follows at once; beyond that, output comes when the pod has ended.
+    log_followers: int = 512
+    #: Seconds that the pod of a task which failed without an outcome stays, to be looked at.
+    keep_failed_for: float = 0.0
     #: Folder of the secrets that tasks name, one file each; then CELLWORK_SECRET_<NAME> in the worker's environment.
     secrets_dir: str | None = None
     #: The worker's policy (cellwork_worker.policy.Policy).
@@ -100,6 +111,10 @@ _SCALARS = {
     "router": str,
     "overflow_seconds": float,
     "unserved": str,
+    "kube_namespace": str,
+    "kube_context": str,
+    "kube_qps": float,
+    "keep_failed_for": float,
     "idempotency_ttl": float,
 }
 

@@ -2,15 +2,13 @@
 
 import difflib
 import re
-import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import msgspec
 
 from .errors import InvalidSpec
-from .image import Image
-from .quantity import BYTES_ACCEPTED, CPUS_ACCEPTED, parse_bytes, parse_cpus
+from .spelling import ACCEPTED, PARSERS
 
 ExecutorName = Literal["docker", "kubernetes", "process", "inline"]
 EXECUTORS: tuple[str, ...] = get_args(ExecutorName)
@@ -82,129 +80,28 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     #: Command tasks only: what becomes of standard output.
     result: Literal["text", "json", "none"] | None = None
 
+    #: From here on for pods only; a task that says one of these is heavy. Where it runs:
+    namespace: str | None = None
+    service_account: str | None = None
+    node_selector: dict[str, str] | None = None
+    #: As in a pod's manifest, and so is `affinity`.
+    tolerations: tuple[dict[str, Any], ...] | None = None
+    affinity: dict[str, Any] | None = None
+    priority_class: str | None = None
+    scheduler: str | None = None
+    #: A LocalQueue of Kueue's, which admits the pod when there is room.
+    kueue_queue: str | None = None
+    #: Names of Secrets with a registry's login.
+    image_pull_secrets: tuple[str, ...] | None = None
+    annotations: dict[str, str] | None = None
+    #: A pod's manifest, under which cellwork's own is merged; a file of YAML where the task is declared.
+    pod_template: dict[str, Any] | None = None
+
 
 FIELDS: frozenset[str] = frozenset(ContainerSpec.__struct_fields__)
 
-_SECONDS = "a number of seconds greater than 0"
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_IMAGE = re.compile(r"[a-z0-9][\w./:@+-]*", re.ASCII)
-
-
-def _positive(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**31:
-        raise ValueError(_SECONDS)
-    return float(value)
-
-
-def _count(least: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-            raise ValueError(f"a whole number, {least} or more")
-        return value
-
-    return parse
-
-
-def _image(value: object) -> str:
-    if isinstance(value, Image):
-        return value.tag
-    if not isinstance(value, str) or not _IMAGE.fullmatch(value) or len(value) > 512:
-        raise ValueError('an image name, such as "python:3.12-slim" or "registry.example/shop@sha256:…"')
-    return value
-
-
-def _env(value: object) -> dict[str, str]:
-    accepted = "a mapping of names (letters, digits and _) to strings"
-    if not isinstance(value, Mapping):
-        raise ValueError(accepted)
-    for name, text in value.items():
-        if not isinstance(name, str) or not _ENV_NAME.fullmatch(name) or not isinstance(text, str) or "\0" in text:
-            raise ValueError(accepted)
-    return dict(value)
-
-
-def _secrets(value: object) -> dict[str, str]:
-    accepted = 'names of secrets, such as ("DB_PASSWORD",), or a mapping of environment variables to such names'
-    if not isinstance(value, Mapping):
-        if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-            raise ValueError(accepted)
-        value = {name: name for name in value}
-    for variable, name in value.items():
-        if not all(isinstance(word, str) and _ENV_NAME.fullmatch(word) for word in (variable, name)):
-            raise ValueError(accepted)
-    return dict(value)
-
-
-def _words(value: object) -> tuple[str, ...]:
-    words = (value,) if isinstance(value, str) else value
-    if not isinstance(words, Iterable) or isinstance(words, Mapping) or not all(isinstance(w, str) for w in words):
-        raise ValueError("a string, or a list of strings")
-    return tuple(words)
-
-
-def _tmpfs(value: object) -> dict[str, int]:
-    accepted = 'a mapping of absolute paths to sizes, such as {"/tmp": "64m"}'
-    if not isinstance(value, Mapping) or not all(isinstance(path, str) and path.startswith("/") for path in value):
-        raise ValueError(accepted)
-    try:
-        return {path: parse_bytes(size) for path, size in value.items()}
-    except ValueError:
-        raise ValueError(accepted) from None
-
-
-def _signal(value: object) -> str:
-    name = str(value).upper()
-    name = name if name.startswith("SIG") else f"SIG{name}"
-    if isinstance(value, bool) or name not in signal.Signals.__members__:
-        raise ValueError('the name of a signal, such as "SIGTERM" or "INT"')
-    return name
-
-
-def _user(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | str) or not re.fullmatch(r"[\w-]+(:[\w-]+)?", str(value)):
-        raise ValueError('a user as Docker spells it: 1000, "1000:1000" or "name"')
-    return str(value)
-
-
-#: Fields whose spelling is freer than their type: a string with a unit, one word for a list of words.
-_PARSERS: dict[str, Callable[[object], object]] = {
-    "image": _image,
-    "cpus": parse_cpus,
-    "memory": parse_bytes,
-    "memory_max": parse_bytes,
-    "memory_swap": parse_bytes,
-    "shm_size": parse_bytes,
-    "pids": _count(1),
-    "gpus": _count(0),
-    "env": _env,
-    "secrets": _secrets,
-    "user": _user,
-    "tmpfs": _tmpfs,
-    "entrypoint": _words,
-    "devices": _words,
-    "preload": _words,
-    "dns": _words,
-    "volumes": _words,
-    "stop_grace": _positive,
-    "stop_signal": _signal,
-    "start_timeout": _positive,
-}
-
-_ACCEPTED: dict[str, str] = {
-    "executor": "one of " + ", ".join(EXECUTORS),
-    "pull": "one of always, missing, never",
-    "code": "one of ship, image",
-    "result": "one of text, json, none",
-    "cpus": CPUS_ACCEPTED,
-    "memory": BYTES_ACCEPTED,
-    "memory_max": BYTES_ACCEPTED,
-    "ulimits": "a mapping of names to a limit or to (soft, hard)",
-    "extra_hosts": "a mapping of host names to addresses",
-    "labels": "a mapping of strings to strings",
-    "read_only": "True or False",
-    "fresh_network": "True or False",
-    "warm": "True or False",
-}
+#: Mean nothing to an engine of containers.
+POD_FIELDS: tuple[str, ...] = ContainerSpec.__struct_fields__[ContainerSpec.__struct_fields__.index("namespace") :]
 
 
 def parse(task: str, options: Mapping[str, Any]) -> ContainerSpec:
@@ -228,10 +125,10 @@ def parse(task: str, options: Mapping[str, Any]) -> ContainerSpec:
 
 def _field(task: str, name: str, value: object) -> Any:
     try:
-        parsed = _PARSERS[name](value) if name in _PARSERS else value
+        parsed = PARSERS[name](value) if name in PARSERS else value
         spec = msgspec.convert({name: parsed}, ContainerSpec)
     except (ValueError, msgspec.ValidationError) as error:
-        accepted = _ACCEPTED.get(name) or (str(error) if name in _PARSERS else f"a value like {_expects(error)}")
+        accepted = ACCEPTED.get(name) or (str(error) if name in PARSERS else f"a value like {_expects(error)}")
         raise InvalidSpec(f"task {task}: {name}={value!r} is not accepted; {name} takes {accepted}") from None
     return getattr(spec, name)
 
@@ -250,9 +147,9 @@ def unknown_option(task: str, name: str, value: object, known: Iterable[str]) ->
 
 
 def merge(base: ContainerSpec, over: ContainerSpec) -> ContainerSpec:
-    """`base` with every field that `over` says. `env` and `labels` are merged key by key, others replaced."""
+    """`base` with every field that `over` says. `env`, `labels` and `annotations` are merged key by key."""
     said = {name: value for name in FIELDS if (value := getattr(over, name)) is not None}
-    for name in ("env", "labels"):
+    for name in ("env", "labels", "annotations"):
         if name in said and getattr(base, name):
             said[name] = {**getattr(base, name), **said[name]}
     return msgspec.structs.replace(base, **said) if said else base

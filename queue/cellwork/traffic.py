@@ -70,6 +70,7 @@ class Traffic:
         keys = list(client.scan_iter(match=self._broker.key("worker", "*"), count=1000))
         beats = [loads(beat) for beat in (client.mget(keys) if keys else ()) if beat]
         served = {"docker" if beat["executor"] == "process" else beat["executor"] for beat in beats}
+        served |= {"kubernetes" for beat in beats if beat.get("pods")}
         snapshot = Snapshot(waiting, _age(message), frozenset(served), time.monotonic())
         with self._lock:
             self._last = snapshot

@@ -41,7 +41,7 @@ SPEC = ContainerSpec(
 )
 
 
-@pytest.fixture(scope="module", params=["docker", "process"])
+@pytest.fixture(scope="module", params=["docker", "process", "kubernetes"])
 def kind(request) -> str:
     return request.param
 
@@ -51,6 +51,14 @@ def executor(kind, request) -> Iterator[Executor]:
     """An executor; swept at the end, after which nothing of it may be left, no container kept for reuse either."""
     if kind == "process":
         yield ProcessExecutor()
+        return
+    if kind == "kubernetes":
+        cluster = request.getfixturevalue("cluster")
+        from cellwork_worker.executors.kubernetes import KubernetesExecutor
+
+        pods = KubernetesExecutor(installation=INSTALLATION, worker="contract", namespace=cluster.namespace)
+        yield pods
+        pods.sweep(set())
         return
     engine = request.getfixturevalue("engine")
     from cellwork_worker.executors.docker import DockerExecutor
@@ -66,18 +74,24 @@ def containers(engine: Any, *labels: str) -> list[str]:
     return [name for container in found for name in container["Names"]]
 
 
+def kind_of(request) -> str:
+    return request.getfixturevalue("kind")
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing(request) -> Iterator[None]:
     """After each test, and without a sweep: no sandbox of this run, and no child process more than before."""
     executor = request.getfixturevalue("executor") if "executor" in request.fixturenames else None
-    docker = executor is not None and request.getfixturevalue("kind") == "docker"
+    docker = executor is not None and kind_of(request) == "docker"
     engine = request.getfixturevalue("engine") if docker else None
+    cluster = request.getfixturevalue("cluster") if executor is not None and kind_of(request) == "kubernetes" else None
     before = set(psutil.Process().children(recursive=True))
 
     def left() -> list[str]:
         processes = [str(process) for process in set(psutil.Process().children(recursive=True)) - before]
         ours = f"cellwork.installation={INSTALLATION}"
-        return processes + (containers(engine, ours, "cellwork.task-id") if engine else [])
+        found = containers(engine, ours, "cellwork.task-id") if engine else []
+        return processes + found + (cluster.left() if cluster else [])
 
     yield
     try:
@@ -90,12 +104,14 @@ def leaves_nothing(request) -> Iterator[None]:
 
 
 @pytest.fixture
-def launch() -> Callable[..., Launch]:
+def launch(request) -> Callable[..., Launch]:
     """Make a `Launch`: argv, and what differs from `SPEC`."""
+    pods = "kind" in request.fixturenames and kind_of(request) == "kubernetes"
+    image = request.getfixturevalue("cluster").image if pods else SPEC.image
 
     def make(*argv: str, payload: bytes | None = None, env: dict[str, str] | None = None, **spec: Any) -> Launch:
         task_id = uuid.uuid4().hex
-        given = {name: getattr(SPEC, name) for name in SPEC.__struct_fields__} | spec
+        given = {name: getattr(SPEC, name) for name in SPEC.__struct_fields__} | {"image": image} | spec
         complete = ContainerSpec(**given)
         return Launch(
             id=f"cellwork-{task_id}-0",

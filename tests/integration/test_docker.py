@@ -80,6 +80,24 @@ def test_a_running_sandbox_that_already_has_this_name_is_adopted_with_all_its_ou
     assert (exit_.adopted, exit_.code) == (True, 4)
 
 
+def test_an_adopted_sandbox_gives_its_last_output_though_the_engine_ends_its_log_too_early(
+    make_executor, launch, engine
+):
+    one = launch("mkfifo /tmp/go; echo first; cat /tmp/go; head -c 1000000 /dev/zero; printf last")
+    engine.api.create_container_from_config(container_config(one, 10 << 20), one.id)
+    engine.api.start(one.id)
+    wait_until(lambda: engine.api.logs(one.id) == b"first\n", what="the first line")
+    seen = Output()
+    ended = threading.Thread(target=make_executor("two").run, args=(one, seen))
+    ended.start()
+    assert seen.started.wait(10)
+    engine.containers.get(one.id).exec_run(["sh", "-c", "echo >/tmp/go"])
+    ended.join(30)
+    # Seven of eight times the followed log alone lacks the end.
+    assert seen.text.count(0) == 1_000_000
+    assert seen.text.endswith(b"last")
+
+
 def test_a_sandbox_that_has_ended_with_its_output_unread_is_adopted(make_executor, launch, engine):
     one = launch("echo all of it; exit 3")
     engine.api.create_container_from_config(container_config(one, 1 << 20), one.id)

@@ -45,7 +45,8 @@ def leave(engine, installation):
 
 def ids(engine, installation: str) -> set[str]:
     found = engine.api.containers(all=True, filters={"label": f"cellwork.installation={installation}"})
-    return {container["Names"][0].lstrip("/") for container in found}
+    # One that is being removed has no name for a moment.
+    return {name.lstrip("/") for container in found for name in container["Names"] or ()}
 
 
 def store_outcome(broker: str, name: str) -> None:

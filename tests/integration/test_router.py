@@ -96,6 +96,16 @@ def test_sending_does_not_wait_for_a_look_at_a_broker_that_does_not_answer(make,
         connection.close()
 
 
+def test_a_look_at_a_broker_that_is_not_there_is_a_warning_and_no_thread_that_dies(make, monkeypatch, caplog):
+    monkeypatch.delenv("CELERY_BROKER_URL")
+    with socket.create_server(("127.0.0.1", 0)) as unheard:
+        port = unheard.getsockname()[1]
+    app = make(overflow_length=1)
+    app.conf.broker_url = f"redis://127.0.0.1:{port}/0"
+    assert Traffic(app, "crowded").now() is None
+    wait_until(lambda: "routes without that" in caplog.text, what="the warning")
+
+
 def test_cellwork_route_tells_where_a_task_would_go_and_sends_nothing(shop, client, shared_worker):
     def told(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "cellwork", "route", "-A", "shop.app", *arguments]

@@ -219,7 +219,7 @@ def test_settings_come_from_file_call_and_environment_and_the_later_wins(tmp_pat
     ("given", "says"),
     [
         ({"exekutor": "x"}, "configure(): unknown setting exekutor='x'"),
-        ({"executor": "kubernetes"}, "executor='kubernetes' is not accepted"),
+        ({"executor": "podman"}, "executor='podman' is not accepted"),
         ({"infra_retries": "many"}, "infra_retries='many'"),
     ],
 )

@@ -44,7 +44,10 @@ def test_the_image_has_every_dependency_pinned():
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for line in [*project["dependencies"], *extras["docker"], *extras["flower"], *extras["cli"]]:
+    for line in [
+        *project["dependencies"],
+        *(line for extra in ("docker", "kubernetes", "flower", "cli") for line in extras[extra]),
+    ]:
         wanted = Requirement(line)
         version = pinned.get(canonicalize_name(wanted.name))
         assert version, f"{wanted.name} is not in compose/requirements.txt; run scripts/lock.sh"

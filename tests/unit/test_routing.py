@@ -35,6 +35,7 @@ def asked(name: str = "x", queue: str | None = None, **more: Any) -> Asked:
         (asked("celery.backend_cleanup", memory="64g"), ("inline", None, "Celery's own task")),
         (asked("x"), ("docker", None, "default")),
         (asked("x", executor="process"), ("process", None, "executor='process' on the task")),
+        (asked("x", node_selector={"gpu": "a100"}), ("kubernetes", "kubernetes", "node_selector is for pods")),
         (asked("x", executor="kubernetes"), ("kubernetes", "kubernetes", "executor='kubernetes' on the task")),
         (asked("x", queue="kubernetes"), ("kubernetes", None, "queue='kubernetes'")),
         (asked("x", queue="mine", memory="5g"), ("kubernetes", None, "memory 5 GiB > 4 GiB")),

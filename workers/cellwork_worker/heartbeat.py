@@ -19,6 +19,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     #: Where its sandboxes are: workers with the same place can adopt one another's.
     place: str
     executor: str
+    #: It takes tasks for pods, too.
+    pods: bool = False
     #: Seconds; must be the same on all.
     visibility_timeout: float
     host: str = msgspec.field(default_factory=socket.gethostname)

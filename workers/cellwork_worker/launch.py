@@ -41,6 +41,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     #: In Docker's spelling, beside the ones that every sandbox has.
     security_options: tuple[str, ...] = ()
+    #: Seconds that the task may take, start and all; None: no limit. The worker sees to it, and its executor may, too.
+    time_limit: float | None = None
     #: Its executor does not remove it at its end: `discard` does, once the outcome is stored, so that a worker which
     #: dies in between leaves it to the next.
     keep: bool = False

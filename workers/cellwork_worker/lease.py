@@ -33,14 +33,16 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 class Leases:
     """Of one worker. Claims are made in the slots' threads."""
 
-    def __init__(self, broker: Broker, tokens: Tokens, boot: str, place: str, beat: Callable[[], None]) -> None:
+    def __init__(
+        self, broker: Broker, tokens: Tokens, boot: str, place: Callable[[Job], str], beat: Callable[[], None]
+    ) -> None:
         """Nothing starts before `start`.
 
         Args:
             broker: whose unacknowledged messages are renewed.
             tokens: of the running tasks.
             boot: names this process in tokens.
-            place: where its sandboxes are; another worker of the same place adopts them.
+            place: where a job's sandbox is; another worker of the same place adopts it.
             beat: called at every renewal, in its thread; may raise `redis.RedisError`.
         """
         self._broker = broker
@@ -75,7 +77,7 @@ class Leases:
         """
         with self._lock:
             self._claims += 1
-            owner = f"{self._boot}.{self._claims}@{self._place}"
+            owner = f"{self._boot}.{self._claims}@{self._place(job)}"
 
         def ask() -> Claim:
             job.claimed = _now()
@@ -228,7 +230,7 @@ class Leases:
             logger.warning("%s was run to its end by another worker while this one did not answer", job.sandbox)
             job.end(FENCED, SIGKILL)
             return
-        same_place = owner.rpartition("@")[2] == self._place
+        same_place = owner.rpartition("@")[2] == self._place(job)
         logger.warning(
             "%s was taken over by another worker while this one did not answer (%s); %s",
             job.sandbox,

@@ -36,6 +36,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seccomp: dict[str, str] = {}
     #: Globs over names of profiles.
     apparmor: tuple[str, ...] = ()
+    #: Globs over namespaces of pods, beside the worker's own; over service accounts; over priority classes.
+    namespaces: tuple[str, ...] = ()
+    service_accounts: tuple[str, ...] = ()
+    priority_classes: tuple[str, ...] = ()
+    #: Whether a task may bring a manifest that is merged under its pod's. What is not "restricted" is refused anyway.
+    pod_templates: bool = False
     max_cpus: float | None = None
     #: Bytes, as all sizes here; a string with a unit in the file.
     max_memory: int | None = None
@@ -92,6 +98,9 @@ def describe(policy: Policy) -> dict[str, str]:
         "runtimes": f"the engine's default, {names(policy.runtimes)}",
         "seccomp": f"the engine's default, {names(policy.seccomp)}; never unconfined",
         "apparmor": f"the engine's default, {names(policy.apparmor)}; never unconfined",
+        "pods": f"namespaces: the worker's own, {names(policy.namespaces)}; service accounts: default, "
+        f"{names(policy.service_accounts)}; priority classes: {names(policy.priority_classes)}; templates: "
+        f"{'allowed' if policy.pod_templates else 'refused'}",
         "most": f"{policy.max_cpus or 'any number of'} cpus, {size(policy.max_memory)} memory, "
         f"{size(policy.max_shm_size)} shm_size, {size(policy.max_tmpfs)} a tmpfs, {policy.max_pids or 'any'} pids, "
         f"{policy.max_gpus} gpus",
@@ -133,6 +142,7 @@ def check(task: str, spec: ContainerSpec, policy: Policy) -> None:
     if spec.apparmor is not None:
         # Whatever the globs say: it would switch the protection off.
         _allow(task, "apparmor", spec.apparmor, () if spec.apparmor == "unconfined" else policy.apparmor)
+    _check_pod(task, spec, policy)
     ceilings: tuple[tuple[str, Any, Any, Callable[[Any], str]], ...] = (
         ("cpus", spec.cpus, policy.max_cpus, str),
         ("memory", spec.memory, policy.max_memory, format_bytes),
@@ -145,6 +155,20 @@ def check(task: str, spec: ContainerSpec, policy: Policy) -> None:
     for field, value, most, form in ceilings:
         if value is not None and most is not None and value > most:
             raise PolicyViolation(f"task {task}: {field}={form(value)} is more than this worker allows ({form(most)})")
+
+
+def _check_pod(task: str, spec: ContainerSpec, policy: Policy) -> None:
+    for field, globs in (
+        ("namespace", policy.namespaces),
+        ("service_account", policy.service_accounts),
+        ("priority_class", policy.priority_classes),
+    ):
+        if (value := getattr(spec, field)) is not None:
+            _allow(task, field, value, globs)
+    if spec.pod_template is not None and not policy.pod_templates:
+        raise PolicyViolation(
+            f"task {task}: pod_template is not allowed on this worker (pod_templates = true in [cellwork.policy])"
+        )
 
 
 def check_build(task: str, image: Image, policy: Policy) -> None:

@@ -77,7 +77,7 @@ class Reading:
             self._ahead.add(stream)
             self._open.discard(stream)
             self._printed(stream, self._redaction.feed(stream, b"\n"), ahead=True)
-        # The end mark on standard error says that everything printed there is here too.
+        # The end mark says that everything printed on standard error is here too.
         return self.outcome is not None and self._ended
 
     def close(self) -> None:
@@ -123,10 +123,11 @@ class Reading:
                 logger.info("%s| %s", self._sandbox, printable(line))
 
     def _message(self, stream: int, message: Frame | Broken) -> None:
-        if self.outcome is not None and stream == STDOUT:
-            return
-        if message.kind == "end" and stream == STDERR:
+        if message.kind == "end":
+            # Comes on standard error, and by whichever way that goes.
             self._ended = True
+        elif self.outcome is not None and stream == STDOUT:
+            return
         elif stream == STDERR:
             logger.warning("%s sent a %s frame on standard error; ignored", self._sandbox, message.kind)
         elif isinstance(message, Broken):

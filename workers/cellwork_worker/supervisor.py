@@ -206,6 +206,7 @@ class Supervisor:
             payload=None,
             labels=labels,
             security_options=policy.security_options(spec, self._policy),
+            time_limit=job.hard_limit,
             keep=True,
             alias=job.alias,
             note=lambda name: job.note(job, name),

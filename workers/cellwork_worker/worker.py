@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
 from celery import signals, states
 from celery.backends.base import DisabledBackend
 from celery.exceptions import Retry
@@ -18,6 +19,8 @@ from cellwork.broker import Broker
 from cellwork.deadletter import DeadLetter, DeadLetters
 from cellwork.errors import CellworkError, Poisoned
 from cellwork.idempotency import Keys
+from cellwork.routing import KUBERNETES_QUEUE
+from cellwork.settings import Settings
 from cellwork_worker import canvas, delivery, heartbeat, logs, policy, storing
 from cellwork_worker.executors.base import Executor
 from cellwork_worker.executors.registry import Executors
@@ -46,7 +49,7 @@ class Worker:
         Raises:
             InvalidSetting: the settings are wrong.
         """
-        self.settings = settings_.load(app)
+        self.settings = _settings(app)
         self.executors = Executors(self.settings, name)
         rules = policy.load(self.settings.policy)
         self.logs = logs.Logs(logs.client(app), self.settings)
@@ -64,11 +67,12 @@ class Worker:
             boot=boot,
             place=place,
             executor=self.settings.executor,
+            pods=KUBERNETES_QUEUE in app.amqp.queues.consume_from,
             visibility_timeout=self.broker.visibility_timeout,
         )
         self.tokens = Tokens(self.broker, name)
         self.leases = Leases(
-            self.broker, self.tokens, boot, place, lambda: heartbeat.beat(self.broker, self._heartbeat)
+            self.broker, self.tokens, boot, self._place, lambda: heartbeat.beat(self.broker, self._heartbeat)
         )
         signals.worker_ready.connect(self.leases.watch)
         storing.watch()
@@ -77,6 +81,19 @@ class Worker:
         self._reaper = Reaper(app, self.broker, self.tokens)
         self._reaping = Reaping(self._reaper, self.executors.made, self.broker.visibility_timeout)
         self.leases.start()
+
+    def _place(self, job: Job) -> str:
+        """Where the job's sandbox is: tasks for pods may come to a worker that has containers, too."""
+        try:
+            return self.executors(self._executor(job)).place()
+        except CellworkError:
+            return "nowhere"  # its SDK is missing, and so the task fails as soon as it is to run
+
+    def _executor(self, job: Job) -> str:
+        header = job.args[2].get("cellwork")
+        route = header.get("route") if isinstance(header, Mapping) else None
+        asked = route.get("executor") if isinstance(route, Mapping) else None
+        return "kubernetes" if asked == "kubernetes" else self.settings.executor
 
     def claim(self, job: Job) -> Callable[[], None] | None:
         """Take the job's token. None: run it. Else: call what this gives in the event loop's thread instead."""
@@ -151,7 +168,7 @@ class Worker:
 
     def _last_output(self, job: Job) -> str | None:
         """What the sandbox of the last delivery printed, if it is still there; it goes with its task."""
-        executor = self.executors(self.settings.executor)
+        executor = self.executors(self._executor(job))
         sandbox = job.alias or sandbox_name(job.id, int(job.args[2].get("retries") or 0), job.start)
         job.discard = partial(executor.discard, sandbox)
         try:
@@ -166,10 +183,13 @@ class Worker:
         health = self.executors(self.settings.executor).check()
         self._reaping.start()
         logger.log(logging.INFO if health.ok else logging.ERROR, "executor %s: %s", health.executor, health.detail)
-        if self.settings.executor == "process":
+        if (name := self.settings.executor) in ("process", "inline"):
+            where = "as plain processes of this machine" if name == "process" else "in the worker itself"
             logger.warning(
-                "tasks run as plain processes of this machine, which isolates nothing; for containers install "
-                "Docker (Debian: apt-get install docker.io) and start the worker without CELLWORK_EXECUTOR=process"
+                "tasks run %s, which isolates nothing; for containers install Docker (Debian: apt-get install "
+                "docker.io) and start the worker without CELLWORK_EXECUTOR=%s",
+                where,
+                name,
             )
 
     def close(self) -> None:
@@ -205,3 +225,11 @@ class Worker:
         key = f"cellwork:{self.settings.installation}:secret"
         client.set(key, fresh, nx=True)
         return bytes(client.get(key))
+
+
+def _settings(app: Any) -> Settings:
+    """Those of this process; a worker of the queue of pods alone needs no setting to say that it runs pods."""
+    loaded = settings_.load(app)
+    if set(app.amqp.queues.consume_from) == {KUBERNETES_QUEUE}:
+        return msgspec.structs.replace(loaded, executor="kubernetes")
+    return loaded

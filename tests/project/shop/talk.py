@@ -56,3 +56,12 @@ def prints_lines(count):
     for number in range(count):
         sys.stdout.write(f"line {number:08} {'x' * 80}\n")
     return count
+
+
+@app.task
+def prints_and_returns(printed, returned):
+    """So many bytes each."""
+    line = "y" * 99
+    for _ in range(printed // 100):
+        print(line)
+    return "x" * returned

@@ -43,9 +43,10 @@ class Executors:
             return ProcessExecutor()
         if name == "docker":
             return self._docker()
+        if name == "kubernetes":
+            return self._kubernetes()
         raise InvalidSpec(
-            f"executor={name!r}: this worker has no such executor; it runs docker, process and inline tasks. Start a "
-            f'worker for it, or send the task with executor="docker"'
+            f"executor={name!r}: there is no such executor; there are docker, kubernetes, process and inline"
         )
 
     def _docker(self) -> Executor:
@@ -65,5 +66,23 @@ class Executors:
                 max=settings.warm_max,
                 idle_seconds=settings.warm_idle_seconds,
                 memory=settings.warm_memory_bytes,
+            ),
+        )
+
+    def _kubernetes(self) -> Executor:
+        try:
+            from cellwork_worker.executors.kubernetes import KubernetesExecutor, Limits
+        except ImportError as error:
+            raise EngineUnavailable(
+                f"the Kubernetes SDK is not installed ({error}); pip install cellwork[kubernetes]"
+            ) from error
+        settings = self._settings
+        return KubernetesExecutor(
+            installation=settings.installation,
+            worker=self._worker,
+            namespace=settings.kube_namespace,
+            context=settings.kube_context,
+            limits=Limits(
+                rate=settings.kube_qps, followers=settings.log_followers, keep_failed_for=settings.keep_failed_for
             ),
         )

@@ -70,7 +70,7 @@ def _run(header, failed):
     _flush()
     wire.send("usage", _usage(time.time() - started))
     wire.send("end", "null", stream=2)
-    wire.send("outcome", outcome)
+    wire.last("outcome", outcome)
     # Not sys.exit: threads that the body left running must not keep the sandbox.
     os._exit(0)
 

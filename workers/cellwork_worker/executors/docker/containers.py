@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from http import HTTPStatus
 
+import requests
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from cellwork.errors import EngineUnavailable, ImageUnavailable, InvalidSpec
@@ -12,10 +13,11 @@ from cellwork_worker.launch import Launch
 from .container import container_config
 from .declared import DeclaredVolumes
 from .engine import Engine, answer
+from .followed import Followed
 from .holders import Holders, may_join
 from .images import pull
 from .removal import Remover
-from .stream import Attached, Followed
+from .stream import Attached
 
 
 @dataclass(eq=False)
@@ -87,11 +89,33 @@ class Containers:
             # Created by a worker that died before it could start it: nothing has run in there.
             self.remover.now(name)
             return None
-        url = f"{client.base_url}/v{client.api_version}/containers/{found['Id']}/logs"
-        response = client.get(url, params={"follow": 1, "stdout": 1, "stderr": 1}, stream=True, timeout=None)
-        response.raise_for_status()
         warm = "cellwork.warm" in found["Config"]["Labels"]
-        return Container(name, found["Id"], launch.spec.image or "", None, warm), Followed(response)
+        try:
+            followed = self._followed(found["Id"])
+        except NotFound:
+            return None
+        return Container(name, found["Id"], launch.spec.image or "", None, warm), followed
+
+    def _followed(self, container: str) -> Followed:
+        client = self.engine.client
+        url = f"{client.base_url}/v{client.api_version}/containers/{container}/logs"
+
+        def open_log(follow: bool) -> requests.Response:
+            response = client.get(
+                url, params={"follow": int(follow), "stdout": 1, "stderr": 1}, stream=True, timeout=None
+            )
+            if response.status_code == HTTPStatus.NOT_FOUND:
+                raise NotFound(f"container {container} is gone")
+            response.raise_for_status()
+            return response
+
+        def runs() -> bool:
+            try:
+                return bool(client.inspect_container(container)["State"]["Running"])
+            except NotFound:
+                return False
+
+        return Followed(open_log, runs)
 
     def remove(self, container: Container, name: str | None = None) -> None:
         """Kill and remove in the background; its network namespace is free when that is done.

@@ -16,7 +16,8 @@ from cellwork_worker.launch import Launch
 from .containers import Container, Containers
 from .demand import WarmLimits
 from .engine import answer
-from .stream import Attached, Demux, Followed, chunks, skip_ready
+from .followed import Followed
+from .stream import Attached, Demux, chunks, skip_ready
 from .warm import Warm
 from .warmpool import WarmPool
 

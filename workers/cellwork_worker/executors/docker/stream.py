@@ -7,10 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-import requests
-from docker.types import CancellableStream
-from urllib3.exceptions import HTTPError
-
 _HEAD = struct.Struct(">BxxxL")
 _READ_BYTES = 1 << 16
 
@@ -115,24 +111,3 @@ class Attached:
         self._sock.close()
         if hasattr(self._raw, "close"):
             self._raw.close()
-
-
-class Followed:
-    """A container's log from its first line, followed to its end: what adoption reads."""
-
-    def __init__(self, response: requests.Response) -> None:
-        """`response`: of the engine's ``logs`` request, not yet read."""
-        self._response = response
-
-    def read(self, size: int) -> bytes:
-        """At most `size` bytes of output; nothing at the end, or once `close` was called."""
-        try:
-            return bytes(self._response.raw.read1(size))
-        except (OSError, HTTPError, AttributeError, ValueError):
-            return b""
-
-    def close(self) -> None:
-        """Disconnect; wakes a thread that is in `read`, which closing the response alone would wait for."""
-        with suppress(OSError, AttributeError):  # it is at its end
-            CancellableStream(iter(()), self._response).close()
-        self._response.close()

@@ -1,0 +1,310 @@
+"""A node: really runs each pod's container on the Docker engine, and reports on it as a kubelet does."""
+
+import base64
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from emulator.store import Missing, Object, Store, now
+
+NAME = "emulated"
+
+#: What there is to give away.
+CPUS, MEMORY = 64.0, 256 << 30
+
+
+class Node:
+    """Takes every pod that fits, in a thread each."""
+
+    def __init__(self, mark: str) -> None:
+        """`mark`: a label of this run's own on every container."""
+        self._client = docker.APIClient(version="auto", timeout=60, max_pool_size=256)
+        self._mark = mark
+        self._store: Store | None = None
+        self._containers: dict[str, str] = {}
+        self._ending: set[str] = set()
+        self._closing = threading.Event()
+        self._lost = threading.Event()
+        #: Seconds after a container's end until the API server is told: a real kubelet takes 1 to 2.
+        self.lag = 0.0
+
+    def serve(self, store: Store) -> None:
+        self._store = store
+        threading.Thread(target=self._run, name="node", daemon=True).start()
+
+    def close(self) -> None:
+        self._closing.set()
+        for container in self._client.containers(all=True, filters={"label": self._mark}):
+            with suppress(APIError):
+                self._client.remove_container(container["Id"], force=True)
+        self._client.close()
+
+    def lose(self) -> None:
+        """From here on it says nothing any more; its containers run on."""
+        self._lost.set()
+
+    def evict(self, name: str, reason: str = "Evicted", message: str = "The node was low on resource: memory.") -> None:
+        """The kubelet ends it because the node is short of something."""
+        pod = next(p for p in self._pods() if p["metadata"]["name"] == name)
+
+        def failed(one: Object) -> None:
+            one["status"] |= {"phase": "Failed", "reason": reason, "message": message}
+
+        self._update(pod, failed)
+        with suppress(APIError):
+            self._client.kill(self._containers[pod["metadata"]["uid"]])
+
+    def kill(self, name: str) -> None:
+        """The container is killed behind the kubelet's back."""
+        pod = next(p for p in self._pods() if p["metadata"]["name"] == name)
+        self._client.kill(self._containers[pod["metadata"]["uid"]])
+
+    def logs(self, pod: Object, follow: bool, tail: int | None) -> Iterable[bytes]:
+        """Raises Missing: there is no container yet."""
+        if (container := self._containers.get(pod["metadata"]["uid"])) is None:
+            raise Missing
+        last: Any = "all" if tail is None else tail
+        try:
+            output = self._client.logs(container, stream=True, follow=follow, tail=last)
+        except APIError:
+            raise Missing from None
+        return self._whole(container, output) if follow else output
+
+    def _whole(self, container: str, followed: Iterable[bytes]) -> Iterable[bytes]:
+        """With what engine 20.10 leaves out where a container ends while its log is followed."""
+        taken = 0
+        for piece in followed:
+            taken += len(piece)
+            yield piece
+        with suppress(APIError):
+            self._client.wait(container)
+            for piece in self._client.logs(container, stream=True, follow=False):
+                yield piece[taken:]
+                taken = max(0, taken - len(piece))
+
+    def _pods(self) -> list[Object]:
+        assert self._store is not None
+        return [what for (kind, _, _), what in self._store._objects.items() if kind == "pods"]
+
+    def _run(self) -> None:
+        store, known = self._store, set()
+        assert store is not None
+        while not self._closing.is_set():
+            with store.changed:
+                pods = self._pods()
+                fresh = [p for p in pods if p["metadata"]["uid"] not in known]
+                ending = [p for p in pods if "deletionTimestamp" in p["metadata"] and self._unseen(p)]
+                if not fresh and not ending:
+                    store.changed.wait(0.5)
+                    continue
+            for pod in fresh:
+                known.add(pod["metadata"]["uid"])
+                threading.Thread(target=self._guard, args=(self._live, pod), daemon=True).start()
+            for pod in ending:
+                threading.Thread(target=self._guard, args=(self._end, pod), daemon=True).start()
+
+    def _guard(self, what: Callable[[Object], None], pod: Object) -> None:
+        try:
+            what(pod)
+        except (Missing, DockerException, OSError):
+            if not self._closing.is_set() and self._there(pod):
+                raise
+
+    def _unseen(self, pod: Object) -> bool:
+        # Asked for anew when somebody shortens its grace.
+        key = f"{pod['metadata']['uid']} {pod['metadata']['deletionGracePeriodSeconds']}"
+        fresh = key not in self._ending and not self._lost.is_set()
+        if fresh:
+            self._ending.add(key)
+        return fresh
+
+    def _there(self, pod: Object) -> bool:
+        with suppress(Missing):
+            assert self._store is not None
+            there = self._store.get("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+            return bool(there["metadata"]["uid"] == pod["metadata"]["uid"])
+        return False
+
+    def _end(self, pod: Object) -> None:
+        """Somebody deletes it: ask, kill, report, forget."""
+        uid, grace = pod["metadata"]["uid"], pod["metadata"]["deletionGracePeriodSeconds"]
+        assert self._store is not None
+        if (container := self._containers.get(uid)) is not None:
+            with suppress(APIError):
+                self._client.stop(container, timeout=grace)
+            with suppress(Missing):
+                self._store.wait(lambda: self._over(pod), 5)
+        self._store.remove("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+        if container is not None:
+            with suppress(APIError):
+                self._client.remove_container(container, force=True, v=True)
+
+    def _over(self, pod: Object) -> bool:
+        assert self._store is not None
+        there = self._store._objects.get(("pods", pod["metadata"]["namespace"], pod["metadata"]["name"]))
+        return there is None or there["status"].get("phase") in ("Succeeded", "Failed")
+
+    def _live(self, pod: Object) -> None:
+        if (why := _misfit(pod["spec"])) is not None:
+            condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why}
+            self._update(pod, lambda one: one["status"].update(conditions=[condition]))
+            return
+
+        def placed(one: Object) -> None:
+            one["spec"]["nodeName"] = NAME
+            one["status"]["conditions"] = [{"type": "PodScheduled", "status": "True"}]
+
+        self._update(pod, placed)
+        folder = Path(tempfile.mkdtemp(prefix="emulated-pod-"))
+        try:
+            if self._prepare(pod, folder):
+                self._contain(pod, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _prepare(self, pod: Object, folder: Path) -> bool:
+        """Image and volumes are there. False: they will not be."""
+        container = pod["spec"]["containers"][0]
+        try:
+            self._client.inspect_image(container["image"])
+        except ImageNotFound:
+            denied = f'failed to pull image "{container["image"]}": not found'
+            self._waiting(pod, "ErrImagePull", denied)
+            self._waiting(pod, "ImagePullBackOff", f'Back-off pulling image "{container["image"]}": {denied}')
+            return False
+        security = pod["spec"].get("securityContext", {})
+        if security.get("runAsNonRoot") and not security.get("runAsUser"):
+            self._waiting(pod, "CreateContainerConfigError", "container has runAsNonRoot and image will run as root")
+            return False
+        self._waiting(pod, "ContainerCreating", "")
+        store, namespace = self._store, pod["metadata"]["namespace"]
+        assert store is not None
+        for volume in pod["spec"].get("volumes", ()):
+            if (source := volume.get("secret")) is not None:
+                key = ("secrets", namespace, source["secretName"])
+                store.wait(lambda key=key: key in store._objects or not self._there(pod), 3600)
+                (folder / volume["name"]).mkdir()
+                for name, text in store.get(*key)["data"].items():
+                    (folder / volume["name"] / name).write_bytes(base64.b64decode(text))
+                    (folder / volume["name"] / name).chmod(0o444)
+        folder.chmod(0o755)
+        last = folder / "termination-log"
+        last.touch()
+        last.chmod(0o666)
+        return True
+
+    def _contain(self, pod: Object, folder: Path) -> None:
+        uid = pod["metadata"]["uid"]
+        made = self._client.create_container_from_config(_config(pod, folder, self._mark), f"k8s-{uid}")
+        self._containers[uid] = made["Id"]
+        try:
+            self._client.start(made["Id"])
+        except APIError as error:
+            message = f"failed to create containerd task: {error.explanation}"
+            self._terminated(pod, {"exitCode": 128, "reason": "StartError", "message": message})
+            return
+        if not self._there(pod):
+            self._client.remove_container(made["Id"], force=True)
+            return
+        running = {"state": {"running": {"startedAt": now()}}}
+        self._update(pod, lambda one: one["status"].update(phase="Running", containerStatuses=[_status(pod, running)]))
+        deadline = pod["spec"].get("activeDeadlineSeconds")
+        try:
+            self._client.wait(made["Id"], timeout=deadline)
+        except NotFound:
+            return
+        state = self._client.inspect_container(made["Id"])["State"]
+        if self.lag:
+            self._closing.wait(self.lag)
+        code, oom = state["ExitCode"], state["OOMKilled"]
+        ended = {"exitCode": code, "reason": "OOMKilled" if oom else "Error" if code else "Completed"}
+        words = (folder / "termination-log").read_bytes()[:4096]
+        self._terminated(pod, {**ended, "message": words.decode("utf-8", "replace")})
+
+    def _terminated(self, pod: Object, state: dict[str, Any]) -> None:
+        phase = "Failed" if state["exitCode"] else "Succeeded"
+
+        def change(one: Object) -> None:
+            one["status"]["containerStatuses"] = [_status(pod, {"state": {"terminated": state}})]
+            if one["status"].get("phase") != "Failed":
+                one["status"]["phase"] = phase
+
+        self._update(pod, change)
+
+    def _waiting(self, pod: Object, reason: str, message: str) -> None:
+        state = {"state": {"waiting": {"reason": reason, "message": message}}}
+        self._update(pod, lambda one: one["status"].update(containerStatuses=[_status(pod, state)]))
+
+    def _update(self, pod: Object, change: Callable[[Object], None]) -> None:
+        if self._lost.is_set() or not self._there(pod):
+            return
+        assert self._store is not None
+        with suppress(Missing):
+            self._store.update("pods", pod["metadata"]["namespace"], pod["metadata"]["name"], change)
+
+
+def _misfit(spec: Object) -> str | None:
+    requests = spec["containers"][0].get("resources", {}).get("requests", {})
+    if float(requests.get("cpu", "0m").removesuffix("m")) / 1000 > CPUS:
+        return "0/1 nodes are available: 1 Insufficient cpu."
+    if int(requests.get("memory", 0)) > MEMORY:
+        return "0/1 nodes are available: 1 Insufficient memory."
+    if spec.get("nodeSelector"):
+        return "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
+    claims = [v["persistentVolumeClaim"]["claimName"] for v in spec.get("volumes", ()) if "persistentVolumeClaim" in v]
+    return f'persistentvolumeclaim "{claims[0]}" not found' if claims else None
+
+
+def _status(pod: Object, state: dict[str, Any]) -> dict[str, Any]:
+    container = pod["spec"]["containers"][0]
+    known = {"name": container["name"], "image": container["image"], "imageID": "", "restartCount": 0}
+    return {**known, "ready": "running" in state["state"], **state}
+
+
+def _config(pod: Object, folder: Path, mark: str) -> dict[str, Any]:
+    """What containerd is asked for, in Docker's words."""
+    spec, container = pod["spec"], pod["spec"]["containers"][0]
+    limits, security = container.get("resources", {}).get("limits", {}), container.get("securityContext", {})
+    binds, tmpfs = [f"{folder}/termination-log:/dev/termination-log"], {}
+    for volume in spec.get("volumes", ()):
+        for mount in (m for m in container["volumeMounts"] if m["name"] == volume["name"]):
+            if "secret" in volume:
+                binds.append(f"{folder}/{volume['name']}:{mount['mountPath']}:ro")
+            elif "emptyDir" in volume:
+                size = volume["emptyDir"].get("sizeLimit", "67108864")
+                tmpfs[mount["mountPath"]] = f"rw,nosuid,nodev,size={size},mode=1777"
+    user = spec.get("securityContext", {})
+    network = (pod["metadata"].get("labels") or {}).get("cellwork.network", "bridge")
+    config: dict[str, Any] = {
+        "Image": container["image"],
+        "Env": [f"{one['name']}={one['value']}" for one in container.get("env", ())],
+        "User": f"{user.get('runAsUser', '')}:{user.get('runAsGroup', '')}".rstrip(":"),
+        "WorkingDir": container.get("workingDir", ""),
+        "Labels": {mark: "", "pod": pod["metadata"]["name"]},
+        "StopSignal": "SIGTERM",
+        "HostConfig": {
+            "Binds": binds,
+            "Tmpfs": tmpfs,
+            "ReadonlyRootfs": bool(security.get("readOnlyRootFilesystem")),
+            "CapDrop": security.get("capabilities", {}).get("drop", []),
+            "SecurityOpt": ["no-new-privileges:true"],
+            "NetworkMode": "none" if network == "none" else "bridge",
+            "NanoCpus": int(float(limits.get("cpu", "0m").removesuffix("m")) * 1_000_000),
+            "Memory": int(limits.get("memory", 0)),
+            "MemorySwap": int(limits.get("memory", 0)),
+            # The other driver replaces what is not UTF-8; containerd keeps it.
+            "LogConfig": {"Type": "local", "Config": {"max-size": "1g", "max-file": "1", "compress": "false"}},
+        },
+    }
+    if "command" in container:
+        config["Entrypoint"] = container["command"]
+        config["Cmd"] = container.get("args", [])
+    elif "args" in container:
+        config["Cmd"] = container["args"]
+    return config

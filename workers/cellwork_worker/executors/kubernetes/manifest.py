@@ -1,0 +1,278 @@
+"""Launch → the pod, and the Secret that brings it its payload. Pure.
+
+What comes out passes the Pod Security Standard "restricted". Field names are those of the API reference, "Pod v1 core".
+"""
+
+import base64
+import gzip
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cellwork.errors import InvalidSpec, PayloadTooLarge
+from cellwork.spec import ContainerSpec
+from cellwork_worker.launch import Launch
+
+from .status import CONTAINER
+from .template import under
+
+#: Where the Secret is mounted.
+_PAYLOAD = "/run/cellwork"
+
+#: A Secret takes that many bytes (API reference, "Secret v1 core"); ours has one key.
+SECRET_MAX_BYTES = 1 << 20
+
+#: A pod has no standard input that anybody could write to: this unpacks the payload there, and becomes the program.
+_PRELUDE = f"""\
+import os, sys, zlib
+memory = os.memfd_create("payload")
+unzip = zlib.decompressobj(31)
+with open("{_PAYLOAD}/payload", "rb") as packed:
+    while True:
+        data = packed.read(1 << 20)
+        if not data:
+            break
+        data = unzip.decompress(data)
+        while data:
+            data = data[os.write(memory, data):]
+os.lseek(memory, 0, 0)
+os.dup2(memory, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+#: Seconds that the node may still add to a task's limits before the kubelet ends the pod by itself.
+_DEADLINE_SLACK = 60
+
+#: Seconds that a pod stays on a node that does not answer. Kubernetes' own 300 are long for others to wait.
+_NODE_PATIENCE = 30
+
+_PULL = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
+_LABEL = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
+
+
+def pod(launch: Launch) -> dict[str, Any]:
+    """The pod's manifest.
+
+    Raises:
+        InvalidSpec: it asks for what a pod cannot have.
+    """
+    spec = launch.spec
+    volumes, mounts = _volumes(launch)
+    ours: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": launch.id, "labels": _labels(launch), "annotations": _annotations(launch)},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": _security(spec),
+            "containers": [_container(launch, mounts)],
+            "volumes": volumes,
+            "tolerations": [*_tolerations(), *(spec.tolerations or ())],
+        },
+    }
+    if launch.time_limit is not None:
+        # The kubelet ends it then, should no worker be there to do so.
+        seconds = math.ceil(launch.time_limit + (spec.start_timeout or 0) + _DEADLINE_SLACK)
+        ours["spec"]["activeDeadlineSeconds"] = seconds
+    ours["spec"] |= {name: value for name, value in _placement(spec).items() if value is not None}
+    return under(spec.pod_template or {}, ours)
+
+
+def packed(launch: Launch) -> bytes:
+    """The payload as the Secret brings it.
+
+    Raises:
+        PayloadTooLarge
+    """
+    data = gzip.compress(launch.payload or b"", compresslevel=6, mtime=0)
+    if len(data) > SECRET_MAX_BYTES:
+        raise PayloadTooLarge(
+            f"task {launch.task}: its arguments and code are {len(data)} bytes when packed, and a pod gets them in a "
+            f"Secret, which takes {SECRET_MAX_BYTES}; put large data where the task can fetch it, and the code in the "
+            f'image (code="image")'
+        )
+    return data
+
+
+def secret(launch: Launch, data: bytes, owner: str) -> dict[str, Any]:
+    """The Secret's manifest.
+
+    Args:
+        launch: whose payload it is.
+        data: see `packed`.
+        owner: uid of the pod, with which the cluster removes it.
+    """
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": launch.id,
+            "labels": _labels(launch),
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": launch.id, "uid": owner}],
+        },
+        "immutable": True,
+        "data": {"payload": base64.b64encode(data).decode()},
+    }
+
+
+def selector(installation: str) -> str:
+    """What an installation's pods have in common, as a label selector."""
+    return f"app.kubernetes.io/managed-by=cellwork,cellwork.installation={label(installation)}"
+
+
+def label(text: str) -> str:
+    """`text` where it can be a label's value; else what it may keep of it, and a hash that tells it from others."""
+    if _LABEL.fullmatch(text):
+        return text
+    kept = re.sub(r"[^A-Za-z0-9._-]", "-", text)[:40].strip("._-")
+    return f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:16]}".lstrip("-")
+
+
+def _labels(launch: Launch) -> dict[str, str]:
+    ours = {name: label(launch.labels[name]) for name in launch.labels if name.startswith("cellwork.")}
+    queue = {"kueue.x-k8s.io/queue-name": launch.spec.kueue_queue} if launch.spec.kueue_queue else {}
+    return {
+        **{name: label(value) for name, value in (launch.spec.labels or {}).items()},
+        **queue,
+        **ours,
+        "app.kubernetes.io/managed-by": "cellwork",
+        # What NetworkPolicies select by (k8s/): without one that is enforced, every pod has the cluster's network.
+        "cellwork.network": label(launch.spec.network or "none"),
+    }
+
+
+def _annotations(launch: Launch) -> dict[str, str]:
+    """The same in full: a label's value may be 63 characters of a few kinds only."""
+    return {
+        **(launch.spec.annotations or {}),
+        **{name: value for name, value in launch.labels.items() if name.startswith("cellwork.")},
+    }
+
+
+def _container(launch: Launch, mounts: list[dict[str, Any]]) -> dict[str, Any]:
+    spec = launch.spec
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": spec.image,
+        "imagePullPolicy": _PULL[spec.pull or "missing"],
+        "env": [{"name": name, "value": value} for name, value in launch.env.items()],
+        "resources": _resources(spec),
+        "volumeMounts": mounts,
+        # Its last words, where the log is not to be had; see docs/protocol.md.
+        "terminationMessagePolicy": "File",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "privileged": False,
+            "readOnlyRootFilesystem": bool(spec.read_only),
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    if launch.payload is not None:
+        python = spec.python or "python3"
+        container["command"] = [python, "-I", "-S", "-c", _PRELUDE, *launch.argv]
+    else:
+        if spec.entrypoint is not None:
+            container["command"] = list(spec.entrypoint)
+        if launch.argv:
+            container["args"] = list(launch.argv)
+    if spec.workdir is not None:
+        container["workingDir"] = spec.workdir
+    return container
+
+
+def _resources(spec: ContainerSpec) -> dict[str, Any]:
+    """Requests and limits alike: a task gets what it says, and no more."""
+    amounts: dict[str, str] = {}
+    if spec.cpus is not None:
+        amounts["cpu"] = f"{math.ceil(spec.cpus * 1000)}m"
+    if spec.memory is not None:
+        amounts["memory"] = str(spec.memory)
+    if spec.gpus:
+        amounts["nvidia.com/gpu"] = str(spec.gpus)
+    return {"requests": amounts, "limits": amounts}
+
+
+def _security(spec: ContainerSpec) -> dict[str, Any]:
+    context: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    if spec.seccomp is not None:
+        context["seccompProfile"] = {"type": "Localhost", "localhostProfile": spec.seccomp}
+    if spec.apparmor is not None:
+        context["appArmorProfile"] = {"type": "Localhost", "localhostProfile": spec.apparmor}
+    user, _, group = (spec.user or "").partition(":")
+    if user.isdigit():
+        context["runAsUser"] = int(user)
+    if group.isdigit():
+        context["runAsGroup"] = context["fsGroup"] = int(group)
+    return context
+
+
+def _volumes(launch: Launch) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    spec = launch.spec
+    volumes: list[dict[str, Any]] = []
+    mounts: list[dict[str, Any]] = []
+
+    def add(source: dict[str, Any], path: str, *, read_only: bool = False) -> None:
+        name = f"v{len(volumes)}"
+        volumes.append({"name": name, **source})
+        mounts.append({"name": name, "mountPath": path, **({"readOnly": True} if read_only else {})})
+
+    if launch.payload is not None:
+        add({"secret": {"secretName": launch.id, "defaultMode": 0o444}}, _PAYLOAD, read_only=True)
+    for path, size in (spec.tmpfs or {}).items():
+        add({"emptyDir": {"medium": "Memory", "sizeLimit": str(size)}}, path)
+    if spec.shm_size:
+        add({"emptyDir": {"medium": "Memory", "sizeLimit": str(spec.shm_size)}}, "/dev/shm")  # noqa: S108 - in the pod
+    for volume in spec.volumes or ():
+        source, path, mode = (*volume.split(":"), "", "")[:3]
+        add(_source(launch, volume, source), path, read_only="ro" in mode.split(","))
+    return volumes, mounts
+
+
+def _source(launch: Launch, volume: str, source: str) -> dict[str, Any]:
+    kind, _, name = source.rpartition("/")
+    if kind == "configmap":
+        return {"configMap": {"name": name}}
+    if source == "emptydir":
+        return {"emptyDir": {}}
+    if kind == "pvc" or "/" not in source:
+        return {"persistentVolumeClaim": {"claimName": name}}
+    raise InvalidSpec(
+        f"task {launch.task}: volumes={volume!r} is a folder of the host, which a pod cannot have; use the name of a "
+        f"PersistentVolumeClaim, configmap/NAME or emptydir"
+    )
+
+
+def _tolerations() -> list[dict[str, Any]]:
+    return [
+        {
+            "key": f"node.kubernetes.io/{trouble}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": _NODE_PATIENCE,
+        }
+        for trouble in ("not-ready", "unreachable")
+    ]
+
+
+def _placement(spec: ContainerSpec) -> Mapping[str, Any]:
+    pulls = spec.image_pull_secrets
+    hosts = [{"ip": address, "hostnames": [name]} for name, address in (spec.extra_hosts or {}).items()]
+    grace = spec.stop_grace
+    return {
+        "serviceAccountName": spec.service_account,
+        "nodeSelector": spec.node_selector,
+        "affinity": spec.affinity,
+        "priorityClassName": spec.priority_class,
+        "schedulerName": spec.scheduler,
+        "runtimeClassName": spec.runtime,
+        "imagePullSecrets": [{"name": name} for name in pulls] if pulls else None,
+        "hostname": spec.hostname,
+        "hostAliases": hosts or None,
+        "dnsPolicy": "None" if spec.dns else None,
+        "dnsConfig": {"nameservers": list(spec.dns)} if spec.dns else None,
+        "terminationGracePeriodSeconds": math.ceil(grace) if grace is not None else None,
+    }

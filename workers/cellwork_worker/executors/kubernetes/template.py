@@ -1,0 +1,118 @@
+"""A pod template under our manifest, and what no pod of a task may have, wherever it comes from. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cellwork.errors import PolicyViolation
+
+#: Lists whose entries are told apart by a field, and merged one by one.
+_KEYED = {"containers": "name", "initContainers": "name", "volumes": "name", "env": "name", "volumeMounts": "mountPath"}
+
+#: Lists of which both are kept. Of any other one ours replaces the template's.
+_BOTH = frozenset({"tolerations", "imagePullSecrets", "hostAliases"})
+
+_HOST_NAMESPACES = ("hostNetwork", "hostPID", "hostIPC")
+
+#: All that the Pod Security Standard "restricted" lets a pod mount.
+_VOLUMES = frozenset(
+    {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "image",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+)
+
+
+def under(template: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """`template` with everything that `ours` says."""
+    merged = dict(template)
+    for name, value in ours.items():
+        merged[name] = _merged(name, merged[name], value) if name in merged else value
+    return merged
+
+
+def _merged(name: str, base: Any, over: Any) -> Any:
+    if isinstance(base, Mapping) and isinstance(over, Mapping):
+        return under(base, over)
+    if isinstance(base, list) and isinstance(over, list):
+        if name in _BOTH:
+            return [*base, *over]
+        if name in _KEYED:
+            return _joined(base, over, _KEYED[name])
+    return over
+
+
+def _joined(base: list[Any], over: list[Any], key: str) -> list[Any]:
+    theirs = {one.get(key): one for one in base}
+    ours = {one.get(key): one for one in over}
+    return [
+        *(one for one in base if one.get(key) not in ours),
+        *(under(theirs[one.get(key)], one) if one.get(key) in theirs else one for one in over),
+    ]
+
+
+def check(task: str, pod: Mapping[str, Any]) -> None:
+    """Refuse a pod that is not "restricted" (kubernetes.io, "Pod Security Standards").
+
+    Args:
+        task: its name, for the message.
+        pod: the whole manifest.
+
+    Raises:
+        PolicyViolation: names what and where.
+    """
+    spec = pod.get("spec") or {}
+    for problem in _problems(spec):
+        raise PolicyViolation(f"task {task}: its pod is never allowed to have {problem} (pod_template)")
+
+
+def _problems(spec: Mapping[str, Any]) -> Iterator[str]:
+    yield from (name for name in _HOST_NAMESPACES if spec.get(name))
+    if spec.get("automountServiceAccountToken"):
+        yield "the service account's token"
+    for volume in spec.get("volumes") or ():
+        if kinds := set(volume) - {"name"} - _VOLUMES:
+            yield f"a volume of kind {', '.join(sorted(kinds))}"
+    context = spec.get("securityContext") or {}
+    if context.get("sysctls"):
+        yield "sysctls"
+    yield from _loose(context, "its pod")
+    for container in _containers(spec):
+        yield from _privileges(container)
+
+
+def _privileges(container: Mapping[str, Any]) -> Iterator[str]:
+    name = f"container {container.get('name')}"
+    context = container.get("securityContext") or {}
+    capabilities = context.get("capabilities") or {}
+    yield from _loose(context, name)
+    if context.get("privileged"):
+        yield f"a privileged {name}"
+    if context.get("allowPrivilegeEscalation") is not False:
+        yield f"new privileges in {name} (allowPrivilegeEscalation must be false)"
+    if "ALL" not in (capabilities.get("drop") or ()):
+        yield f"capabilities in {name} (it must drop ALL)"
+    if set(capabilities.get("add") or ()) - {"NET_BIND_SERVICE"}:
+        yield f"added capabilities in {name}"
+    if any(port.get("hostPort") for port in container.get("ports") or ()):
+        yield f"a port of the host in {name}"
+
+
+def _containers(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return [one for kind in ("initContainers", "containers", "ephemeralContainers") for one in spec.get(kind) or ()]
+
+
+def _loose(context: Mapping[str, Any], where: str) -> Iterator[str]:
+    if context.get("runAsUser") == 0 or context.get("runAsNonRoot") is False:
+        yield f"root in {where}"
+    for profile in ("seccompProfile", "appArmorProfile"):
+        if (context.get(profile) or {}).get("type") == "Unconfined":
+            yield f"an unconfined {profile} in {where}"
+    if context.get("procMount") not in (None, "Default"):
+        yield f"procMount in {where}"
