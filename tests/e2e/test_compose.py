@@ -101,6 +101,11 @@ class Cluster:
         return self.compose("ps") + self.compose("logs", "--tail=30")
 
 
+def ready(worker) -> int:
+    """How often a worker's container has come up."""
+    return worker.logs().count(b" ready.")
+
+
 @pytest.fixture(scope="module")
 def cluster(engine):
     subprocess.run([ROOT / "scripts" / "base-images.sh", "python", "redis"], check=True, timeout=300)
@@ -166,13 +171,18 @@ def test_a_worker_that_is_killed_is_replaced_and_its_task_runs_once(cluster):
     packed = [line for line in printed if line.startswith("packing")]
     # From its first line to its last, once: the sandbox that the dead worker had started went on.
     assert packed == [f"packing parcel {n} of 12" for n in range(1, 13)]
+    starts = ready(victim)
     victim.start()
+    # So that it removes, when it leaves, what it could not remove when it was killed.
+    wait_until(lambda: ready(victim) > starts, timeout=60, what="it to be back")
 
 
 def test_a_process_that_dies_is_started_again(cluster):
     victim = cluster.containers("worker")[0]
+    starts = ready(victim)
     victim.exec_run(["python", "-c", "import os; os.kill(-1, 9)"])
     wait_until(lambda: (victim.reload(), victim.attrs["RestartCount"])[1] == 1, timeout=30, what="its restart")
+    wait_until(lambda: ready(victim) > starts, timeout=60, what="it to be back")
     assert cluster.producer("from shop.tasks import total; print(total.delay([4]).get(timeout=50))") == "4"
 
 
