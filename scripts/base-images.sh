@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Makes sure the base images of the tests and the demo are on this machine's engine. Under a second when they are.
 #
-#   scripts/base-images.sh [python] [other] [busybox]      all of them by default
+#   scripts/base-images.sh [python] [other] [busybox] [redis]      all of them by default
 #
 #   cellwork/python:base     Python with pip
 #   cellwork/python:other    another minor version of Python: worker and image need not agree
 #   cellwork/busybox:base    a shell and small tools, no Python inside
+#   cellwork/redis:base      the broker of compose/
 #
 # Each is the official image where a registry answers; elsewhere it is a stand-in made of Debian packages.
 set -euo pipefail
@@ -126,6 +127,16 @@ busybox_tree() {
     tar -C "$root" -c --owner=0 --group=0 . | quietly docker import --change 'CMD ["sh"]' - "$image"
 }
 
+# As in the official image, user 999 owns the data.
+redis_layer() {
+    [ -n "$(docker images --quiet cellwork/python:base)" ] || "$0" python || return
+    quietly docker build --tag "$1" - <<DOCKERFILE
+FROM cellwork/python:base
+RUN apt-get update && apt-get install -y --no-install-recommends redis-server && rm -rf /var/lib/apt/lists/* && \\
+    install -d -o 999 -g 999 /data
+DOCKERFILE
+}
+
 # Under a second name until it is complete: a run that was cut short must not look finished to the next.
 ensure_python() {
     local draft=cellwork/python:draft
@@ -137,12 +148,15 @@ ensure_python() {
 ensure_other() { obtain cellwork/python:other python:3.9-slim debian trixie python3; }
 ensure_busybox() { obtain cellwork/busybox:base busybox:stable busybox_tree; }
 
+ensure_redis() { obtain cellwork/redis:base redis:7.2-alpine redis_layer; }
+
 image_of() {
     case $1 in
         python) echo cellwork/python:base ;;
         other) echo cellwork/python:other ;;
         busybox) echo cellwork/busybox:base ;;
-        *) die "no base image is called '$1'; there are: python other busybox" ;;
+        redis) echo cellwork/redis:base ;;
+        *) die "no base image is called '$1'; there are: python other busybox redis" ;;
     esac
 }
 
@@ -158,7 +172,7 @@ prepare_apt() {
 }
 
 PATH=$PATH:/usr/sbin:/sbin
-[ $# -gt 0 ] || set -- python other busybox
+[ $# -gt 0 ] || set -- python other busybox redis
 missing=()
 for name; do
     image=$(image_of "$name")
@@ -182,9 +196,12 @@ prepare_apt
 # Each build gets a process group, so that an interrupt ends all of it.
 set -m
 for name in "${missing[@]}"; do
+    # Its stand-in is a layer on Python's.
+    [ "$name" != redis ] || continue
     "ensure_$name" &
     builds+=($!)
 done
 failed=0
 for build in "${builds[@]}"; do wait "$build" || failed=1; done
+if [[ " ${missing[*]} " = *" redis "* ]]; then ensure_redis || failed=1; fi
 exit "$failed"

@@ -1,0 +1,101 @@
+"""Workers and pods: who serves what, and what a worker that dies leaves to the next."""
+
+import os
+import signal
+
+import pytest
+from celery.result import AsyncResult
+from waiting import wait_until
+
+TIMEOUT = 60
+
+
+@pytest.fixture
+def sent(shop, cluster):
+    """Send a task to the queue of this module's workers."""
+    return lambda task, *args, **options: task.apply_async(
+        args, executor="kubernetes", image=cluster.image, queue="own-pods", **options
+    )
+
+
+def pods(cluster) -> list[str]:
+    return [one.metadata.name for one in cluster.api.list_namespaced_pod(cluster.namespace).items]
+
+
+def running(result: AsyncResult, cluster) -> None:
+    wait_until(lambda: result.state == "STARTED" and pods(cluster), timeout=30, what="the pod to run")
+
+
+def test_a_pod_outlives_its_worker_and_the_next_one_takes_its_outcome(shop, short_lived, sent, cluster):
+    first = short_lived("pods-first")
+    result = sent(shop.tasks.sleep, 8)
+    running(result, cluster)
+    (pod,) = cluster.api.list_namespaced_pod(cluster.namespace).items
+    first.signal(signal.SIGKILL)
+    first.wait()
+    short_lived("pods-second")
+    uids = set()
+
+    def ready() -> bool:
+        uids.update(one.metadata.uid for one in cluster.api.list_namespaced_pod(cluster.namespace).items)
+        return result.ready()
+
+    wait_until(ready, timeout=TIMEOUT, what="the result")
+    assert result.get() == 8
+    assert uids == {pod.metadata.uid}
+
+
+def test_a_worker_that_leaves_hands_its_pods_over(shop, short_lived, sent, cluster):
+    first = short_lived("pods-leaving", "-c", "1", CELLWORK_DRAIN_SECONDS="0.1")
+    result = sent(shop.tasks.sleep, 8)
+    running(result, cluster)
+    first.signal(signal.SIGTERM)
+    first.wait()
+    assert pods(cluster) == [f"cellwork-{result.id}-0"]
+    short_lived("pods-arriving")
+    assert result.get(timeout=TIMEOUT) == 8
+
+
+def test_a_frozen_worker_that_comes_back_stores_nothing(shop, short_lived, sent, cluster):
+    frozen = short_lived("pods-frozen", "-c", "1")
+    result = sent(shop.tasks.sleep, 12)
+    running(result, cluster)
+    os.killpg(frozen.process.pid, signal.SIGSTOP)
+    short_lived("pods-awake")
+    assert result.get(timeout=TIMEOUT) == 12
+    os.killpg(frozen.process.pid, signal.SIGCONT)
+    wait_until(lambda: "while this one did not answer" in frozen.text, timeout=30, what="it to see that")
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "ran"),
+    [
+        # As Airflow calls them: SequentialExecutor, LocalExecutor, CeleryExecutor, KubernetesExecutor …
+        ("inline", None, "inline"),
+        ("process", None, "process"),
+        ("docker", None, "docker"),
+        ("kubernetes", None, "kubernetes"),
+        # … CeleryKubernetesExecutor, LocalKubernetesExecutor: one worker serves both.
+        ("docker", "kubernetes", "kubernetes"),
+        ("process", "kubernetes", "kubernetes"),
+    ],
+)
+def test_each_composition_runs_a_task_where_it_says(shop, start_pod_worker, cluster, containers, own, asked, ran):
+    name = f"composed-{own}-{asked}"
+    worker = start_pod_worker("-c", "1", name=name, queue=name, CELLWORK_EXECUTOR=own)
+    options = {"queue": name, "image": cluster.image, **({"executor": asked} if asked else {})}
+    found = shop.tasks.where.apply_async(**options).get(timeout=TIMEOUT)
+    # The first process of a namespace of its own; the worker; or a child of it.
+    assert (found["pid"] == 1) is (ran in ("docker", "kubernetes"))
+    assert (found["pid"] == worker.process.pid) is (ran == "inline")
+    result = shop.tasks.sleep.apply_async((2,), **options)
+    wait_until(lambda: result.state == "STARTED", timeout=30, what="it to run")
+    sandbox = f"cellwork-{result.id}-0"
+
+    def seen() -> tuple[bool, bool]:
+        return sandbox in pods(cluster), any(f"/{sandbox}" in one["Names"] for one in containers())
+
+    # A warm container gets its name a moment after the task.
+    wait_until(lambda: seen() == (ran == "kubernetes", ran == "docker"), what="its pod or its container alone")
+    assert result.get(timeout=TIMEOUT) == 2
+    worker.stop()
