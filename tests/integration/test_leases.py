@@ -214,7 +214,7 @@ def test_the_key_prefix_of_the_transport_is_respected(start, ledger, client, ins
 def test_a_claim_costs_one_round_trip_and_a_confirmation_none(client, shop):
     broker = Broker(shop.app.app)
     tokens = Tokens(broker, "me@test")
-    leases = Leases(broker, tokens, "boot", "place", lambda: None)
+    leases = Leases(broker, tokens, "boot", lambda job: "place", lambda: None)
 
     def asked() -> int:
         return int(client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
