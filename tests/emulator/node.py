@@ -31,6 +31,8 @@ class Node:
         self._ending: set[str] = set()
         self._closing = threading.Event()
         self._lost = threading.Event()
+        #: Folders of this host that stand for volumes, by their claims' names.
+        self.claims: dict[str, Path] = {}
         #: Seconds after a container's end until the API server is told: a real kubelet takes 1 to 2.
         self.lag = 0.0
 
@@ -62,8 +64,9 @@ class Node:
 
     def kill(self, name: str) -> None:
         """The container is killed behind the kubelet's back."""
-        pod = next(p for p in self._pods() if p["metadata"]["name"] == name)
-        self._client.kill(self._containers[pod["metadata"]["uid"]])
+        uids = [p["metadata"]["uid"] for p in self._pods() if p["metadata"]["name"] == name]
+        for uid in uids:
+            self._client.kill(self._containers[uid])
 
     def logs(self, pod: Object, follow: bool, tail: int | None) -> Iterable[bytes]:
         """Raises Missing: there is no container yet."""
@@ -151,7 +154,7 @@ class Node:
         return there is None or there["status"].get("phase") in ("Succeeded", "Failed")
 
     def _live(self, pod: Object) -> None:
-        if (why := _misfit(pod["spec"])) is not None:
+        if (why := _misfit(pod["spec"], self.claims)) is not None:
             condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why}
             self._update(pod, lambda one: one["status"].update(conditions=[condition]))
             return
@@ -201,7 +204,7 @@ class Node:
 
     def _contain(self, pod: Object, folder: Path) -> None:
         uid = pod["metadata"]["uid"]
-        made = self._client.create_container_from_config(_config(pod, folder, self._mark), f"k8s-{uid}")
+        made = self._client.create_container_from_config(_config(pod, folder, self._mark, self.claims), f"k8s-{uid}")
         self._containers[uid] = made["Id"]
         try:
             self._client.start(made["Id"])
@@ -249,7 +252,7 @@ class Node:
             self._store.update("pods", pod["metadata"]["namespace"], pod["metadata"]["name"], change)
 
 
-def _misfit(spec: Object) -> str | None:
+def _misfit(spec: Object, known: dict[str, Path]) -> str | None:
     requests = spec["containers"][0].get("resources", {}).get("requests", {})
     if float(requests.get("cpu", "0m").removesuffix("m")) / 1000 > CPUS:
         return "0/1 nodes are available: 1 Insufficient cpu."
@@ -258,7 +261,8 @@ def _misfit(spec: Object) -> str | None:
     if spec.get("nodeSelector"):
         return "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
     claims = [v["persistentVolumeClaim"]["claimName"] for v in spec.get("volumes", ()) if "persistentVolumeClaim" in v]
-    return f'persistentvolumeclaim "{claims[0]}" not found' if claims else None
+    missing = [claim for claim in claims if claim not in known]
+    return f'persistentvolumeclaim "{missing[0]}" not found' if missing else None
 
 
 def _status(pod: Object, state: dict[str, Any]) -> dict[str, Any]:
@@ -267,7 +271,7 @@ def _status(pod: Object, state: dict[str, Any]) -> dict[str, Any]:
     return {**known, "ready": "running" in state["state"], **state}
 
 
-def _config(pod: Object, folder: Path, mark: str) -> dict[str, Any]:
+def _config(pod: Object, folder: Path, mark: str, claims: dict[str, Path]) -> dict[str, Any]:
     """What containerd is asked for, in Docker's words."""
     spec, container = pod["spec"], pod["spec"]["containers"][0]
     limits, security = container.get("resources", {}).get("limits", {}), container.get("securityContext", {})
@@ -276,6 +280,8 @@ def _config(pod: Object, folder: Path, mark: str) -> dict[str, Any]:
         for mount in (m for m in container["volumeMounts"] if m["name"] == volume["name"]):
             if "secret" in volume:
                 binds.append(f"{folder}/{volume['name']}:{mount['mountPath']}:ro")
+            elif "persistentVolumeClaim" in volume:
+                binds.append(f"{claims[volume['persistentVolumeClaim']['claimName']]}:{mount['mountPath']}")
             elif "emptyDir" in volume:
                 size = volume["emptyDir"].get("sizeLimit", "67108864")
                 tmpfs[mount["mountPath"]] = f"rw,nosuid,nodev,size={size},mode=1777"

@@ -389,3 +389,17 @@ def test_no_cluster_at_all_is_said_with_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(EngineUnavailable, match="no Kubernetes cluster is configured"):
         nowhere.run(launch("true"), lambda stream, data: False)
     assert nowhere.place() == "kubernetes-unknown"
+
+
+def test_the_rest_of_a_long_log_is_read_however_long_that_takes(executor, monkeypatch):
+    monkeypatch.setattr("cellwork_worker.executors.kubernetes.following._DRAIN", 0.2)
+    counted = 0
+
+    def slow(stream: int, data: bytes) -> bool:
+        nonlocal counted
+        counted += len(data)
+        threading.Event().wait(0.02)
+        return False
+
+    assert executor.run(launch("head -c 3000000 /dev/zero"), slow).code == 0
+    assert counted >= 3_000_000

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
@@ -19,7 +20,8 @@ logger = logging.getLogger("cellwork.worker")
 
 _READ_BYTES = 1 << 16
 
-#: Seconds that the rest of an ended container's output may take. Its node may be gone, and the connection open.
+#: Seconds of silence in an ended container's log after which there is no more. Its node may be gone, and the connection
+#: open.
 _DRAIN = 10.0
 
 #: Seconds for which the API server may go on saying that a container runs whose log is at its end.
@@ -38,9 +40,11 @@ class Following:
         self._watched = watched
         self._lock = threading.Lock()
         self._response: BaseHTTPResponse | None = None
-        self._interrupted = False
+        self._interrupted = self._closed = False
         self._drain: threading.Timer | None = None
         self._taken = 0
+        #: Since when it waits for the API server; None: it does not.
+        self._waits: float | None = None
         watched.on_end = self._on_end
 
     def run(self, emit: Callable[[bytes], bool]) -> bool:
@@ -62,6 +66,7 @@ class Following:
 
     def close(self) -> None:
         """No more."""
+        self._closed = True
         self._watched.on_end = lambda: None
         if self._drain is not None:
             self._drain.cancel()
@@ -76,9 +81,23 @@ class Following:
                 response.shutdown()
 
     def _on_end(self) -> None:
-        self._drain = threading.Timer(_DRAIN, self.interrupt)
+        self._drain = threading.Timer(_DRAIN, self._end_silence)
         self._drain.daemon = True
         self._drain.start()
+
+    def _end_silence(self) -> None:
+        waits = self._waits
+        if waits is not None and time.monotonic() - waits >= _DRAIN:
+            self.interrupt()
+        elif not self._closed:
+            self._on_end()
+
+    def _next(self, response: BaseHTTPResponse) -> bytes:
+        self._waits = time.monotonic()
+        try:
+            return response.read1(_READ_BYTES)
+        finally:
+            self._waits = None
 
     def _read(self, emit: Callable[[bytes], bool], *, follow: bool) -> Literal["enough", "end", "broken"]:
         """One connection: what `_taken` does not count yet."""
@@ -95,7 +114,7 @@ class Following:
             self._response = response
         skip = self._taken
         try:
-            while not self._interrupted and (data := response.read1(_READ_BYTES)):
+            while not self._interrupted and (data := self._next(response)):
                 fresh = data[skip:]
                 skip = max(0, skip - len(data))
                 if fresh:
