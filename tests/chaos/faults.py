@@ -57,13 +57,53 @@ def drop_connections(run: Any) -> str:
     return "dropped all connections"
 
 
+def block_engine(run: Any) -> str:
+    """It neither answers nor hangs up, for a while."""
+    run.cluster.engine.block()
+    NEVER.wait(run.random.uniform(0.5, 2 * run.cluster.visibility))
+    run.cluster.engine.unblock()
+    return "blocked the engine's socket"
+
+
+def cut_engine(run: Any) -> str:
+    """As a restart of the engine does that leaves its containers running."""
+    run.cluster.engine.cut()
+    return "cut all connections to the engine"
+
+
+def restart_api(run: Any) -> str:
+    """Pods run on meanwhile."""
+    run.cluster.api.stop()
+    NEVER.wait(run.random.uniform(0.1, 2.0))
+    if run.random.random() < 1 / 2:
+        run.cluster.api.store.compact()
+    run.cluster.api.restart()
+    return "restarted the API server"
+
+
+def kill_pod(run: Any) -> str:
+    """Another fault after which a body may begin twice."""
+    with run.cluster.api.store.changed:
+        running = [
+            pod
+            for (kind, _, _), pod in run.cluster.api.store._objects.items()
+            if kind == "pods" and pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+        ]
+    if not running:
+        return "killed no pod: none runs"
+    victim = run.random.choice(running)
+    run.destroyed.append(victim["metadata"]["annotations"]["cellwork.task-id"])
+    run.cluster.node.kill(victim["metadata"]["name"])
+    return f"killed pod {victim['metadata']['name']}"
+
+
 def deliver_twice(run: Any) -> str:
     """A copy of a message that a worker has now."""
     held: Any = run.client.hvals("unacked")
     if not held:
         return "delivered nothing twice: nothing is held"
     message, _, _ = json.loads(run.random.choice(held))
-    run.client.rpush("chaos", json.dumps(message))
+    run.client.rpush(message["properties"]["delivery_info"]["routing_key"], json.dumps(message))
     return f"delivered {message['headers']['id']} twice"
 
 
@@ -75,6 +115,10 @@ FAULTS: tuple[Callable[[Any], str], ...] = (
     drop_connections,
     deliver_twice,
     deliver_twice,
+    block_engine,
+    cut_engine,
+    restart_api,
+    kill_pod,
 )
 
 #: What a fault may meet because of an earlier one.

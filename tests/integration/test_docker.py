@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
+from chaos.engineway import EngineWay
 from waiting import wait_until
 
 from cellwork.errors import ImageUnavailable, InvalidSpec, SandboxLost
@@ -96,6 +97,23 @@ def test_an_adopted_sandbox_gives_its_last_output_though_the_engine_ends_its_log
     # Seven of eight times the followed log alone lacks the end.
     assert seen.text.count(0) == 1_000_000
     assert seen.text.endswith(b"last")
+
+
+def test_output_is_whole_and_once_although_every_connection_to_the_engine_breaks(launch, tmp_path, installation):
+    way = EngineWay(tmp_path)
+    executor = DockerExecutor(installation=installation, worker="one", base_url=way.url)
+    seen, ended = Output(), []
+    one = launch("for i in 1 2 3 4 5 6; do echo line $i; sleep 0.4; done; exit 4")
+    thread = threading.Thread(target=lambda: ended.append(executor.run(one, seen)))
+    thread.start()
+    for number in (2, 4):
+        wait_until(lambda n=number: b"line %d\n" % n in seen.text, timeout=20, what="a line")
+        way.cut()
+    thread.join(30)
+    assert seen.text.decode().splitlines() == [f"line {n}" for n in range(1, 7)]
+    assert ended[0].code == 4
+    executor.sweep(frozenset())
+    way.close()
 
 
 def test_a_sandbox_that_has_ended_with_its_output_unread_is_adopted(make_executor, launch, engine):

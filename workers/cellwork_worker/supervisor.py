@@ -236,8 +236,8 @@ class Supervisor:
             env=env,
             payload=ahead + task,
             ahead=len(ahead),
-            # A second delivery looks for the sandbox of the first.
-            shape=launches.shape(spec, env, digest) if job.first and spec.warm is not False else "",
+            # A second delivery looks for the sandbox of the first, and so does this one after the engine was away.
+            shape=launches.shape(spec, env, digest) if job.first and not job.alias and spec.warm is not False else "",
         )
 
     def _prepare(self, body: Body, spec: ContainerSpec) -> tuple[bytes, str]:

@@ -93,12 +93,13 @@ class Containers:
             return None
         warm = "cellwork.warm" in found["Config"]["Labels"]
         try:
-            followed = self._followed(found["Id"])
+            followed = self.followed(found["Id"])
         except NotFound:
             return None
         return Container(name, found["Id"], launch.spec.image or "", None, warm, found["Image"]), followed
 
-    def _followed(self, container: str) -> Followed:
+    def followed(self, container: str) -> Followed:
+        """The log of a container, by its id. Raises docker.errors.NotFound."""
         client = self.engine.client
         url = f"{client.base_url}/v{client.api_version}/containers/{container}/logs"
 
@@ -106,7 +107,8 @@ class Containers:
             response = client.get(
                 url, params={"follow": int(follow), "stdout": 1, "stderr": 1}, stream=True, timeout=None
             )
-            if response.status_code == HTTPStatus.NOT_FOUND:
+            if response.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):  # gone, or about to go
+                response.close()
                 raise NotFound(f"container {container} is gone")
             response.raise_for_status()
             return response

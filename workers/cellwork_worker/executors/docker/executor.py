@@ -1,7 +1,8 @@
 """The executor: has a container started, reads it, removes it."""
 
 import time
-from collections.abc import Set
+from collections import Counter
+from collections.abc import Iterator, Set
 from http import HTTPStatus
 from signal import SIGKILL, Signals
 
@@ -18,6 +19,7 @@ from .demand import WarmLimits
 from .engine import Engine
 from .listing import listed
 from .starter import RunningSandbox, Starter
+from .stream import Attached, Demux, chunks, skip_ready
 from .usage import usage
 
 #: 128 + SIGKILL. Nothing inside can send that to the sandbox's first process, so it came from outside.
@@ -89,7 +91,15 @@ class DockerExecutor:
         try:
             emit(STARTED, b"")
             self._check_ours(launch)
-            if any(emit(stream, piece) for stream, piece in sandbox.output):
+            taken: Counter[int] = Counter()
+            for stream, piece in sandbox.output:
+                taken[stream] += len(piece)
+                if emit(stream, piece):
+                    return Exit()
+            self._check_ours(launch)
+            if isinstance(sandbox.streams, Attached) and any(
+                emit(stream, piece) for stream, piece in self._missed(launch, sandbox, taken)
+            ):
                 return Exit()
             self._check_ours(launch)
             return self._exit(launch, sandbox)
@@ -103,6 +113,23 @@ class DockerExecutor:
                 self._kept[launch.id] = sandbox
             else:
                 self._remove(launch.id, sandbox)
+
+    def _missed(self, launch: Launch, sandbox: RunningSandbox, taken: Counter[int]) -> Iterator[tuple[int, bytes]]:
+        """What came after an attached stream had ended without an outcome: the engine may have restarted, or the
+        connection may have been cut, and the sandbox has run on."""
+        attached = sandbox.streams
+        try:
+            sandbox.streams = followed = self._containers.followed(sandbox.container.id)
+        except NotFound:
+            return
+        attached.close()
+        self._check_ours(launch)
+        output = chunks(followed.read, Demux())
+        for stream, piece in skip_ready(output) if sandbox.warm else output:
+            fresh = piece[taken[stream] :]
+            taken[stream] = max(0, taken[stream] - len(piece))
+            if fresh:
+                yield stream, fresh
 
     def _inherit(self, sandbox: RunningSandbox, earlier: RunningSandbox | None) -> None:
         """This worker adopts what it had left itself: the namespace holder is free again only after this one."""
@@ -181,7 +208,8 @@ class DockerExecutor:
             self._forget_abandoned({container["Id"] for container in found})
             self._starter.warm.drop_idle()
             self._containers.remover.wait()
-            self._containers.holders.drop_idle()
+            left = listed(self._engine.client.containers(all=True, filters=filters))
+            self._containers.holders.drop_unused({sandbox.id for sandbox in left if sandbox.needed})
         return ended
 
     def check(self) -> Health:

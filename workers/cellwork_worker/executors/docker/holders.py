@@ -9,11 +9,14 @@ import logging
 import threading
 import uuid
 from collections import deque
+from collections.abc import Set
 from http import HTTPStatus
 from typing import Any
 
+import requests
 from docker.errors import APIError
 
+from cellwork.errors import EngineUnavailable
 from cellwork.spec import ContainerSpec
 from cellwork_worker.hardening import DROPPED_CAPABILITIES, SECURITY_OPTIONS
 
@@ -75,16 +78,20 @@ class Holders:
         with self._lock:
             self._names.discard(name)
         try:
-            self._engine.client.remove_container(name, force=True, v=True)
+            with self._engine.errors(f"to remove holder {name}"):
+                self._engine.client.remove_container(name, force=True, v=True)
         except APIError as error:
             if error.status_code != HTTPStatus.NOT_FOUND:
                 logger.warning("holder %s cannot be removed: %s", name, answer(error))
+        except EngineUnavailable as error:
+            # The worker's last sweep finds it, or a reaper.
+            logger.warning("%s", error)
 
-    def drop_idle(self) -> None:
-        """Remove those that no sandbox uses; new ones are made when needed."""
+    def drop_unused(self, used: Set[str]) -> None:
+        """Remove those that no sandbox is in, whatever the books say; new ones are made when needed."""
         with self._lock:
-            names = [name for _, name in self._idle]
-            self._idle.clear()
+            self._idle = deque(entry for entry in self._idle if entry[1] in used)
+            names = self._names - used
         for name in names:
             self.discard(name)
 
@@ -96,6 +103,11 @@ class Holders:
         try:
             client.create_container_from_config(self._config(image), name)
             client.start(name)
+        except (requests.RequestException, OSError):
+            with self._lock:
+                # It may be there all the same: the worker's last sweep removes what is not in the books.
+                self._names.discard(name)
+            raise
         except APIError as error:
             self.discard(name)
             # A missing image is the task's own error, told when its own container is created.
