@@ -13,7 +13,7 @@ from cellwork_worker.launch import Launch
 from .container import container_config
 from .declared import DeclaredVolumes
 from .engine import Engine, answer
-from .followed import Followed
+from .followed import PATIENCE, Followed
 from .holders import Holders, may_join
 from .images import pull
 from .removal import Remover
@@ -93,13 +93,17 @@ class Containers:
             return None
         warm = "cellwork.warm" in found["Config"]["Labels"]
         try:
-            followed = self.followed(found["Id"])
+            followed = self.followed(found["Id"], patience=0)
         except NotFound:
             return None
         return Container(name, found["Id"], launch.spec.image or "", None, warm, found["Image"]), followed
 
-    def followed(self, container: str) -> Followed:
-        """The log of a container, by its id. Raises docker.errors.NotFound."""
+    def followed(self, container: str, patience: float = PATIENCE) -> Followed:
+        """The log of a container, by its id; `patience`: seconds that it is given to have ended.
+
+        Raises:
+            docker.errors.NotFound
+        """
         client = self.engine.client
         url = f"{client.base_url}/v{client.api_version}/containers/{container}/logs"
 
@@ -119,7 +123,7 @@ class Containers:
             except NotFound:
                 return False
 
-        return Followed(open_log, runs)
+        return Followed(open_log, runs, patience)
 
     def remove(self, container: Container, name: str | None = None) -> None:
         """Kill and remove in the background; its network namespace is free when that is done.
