@@ -21,7 +21,9 @@ def tasks(shop):
 
 
 def test_a_value_comes_back_and_the_worker_says_that_it_runs_pods(tasks, send, pod_worker, cluster):
-    assert send(tasks.add, 2, 3).get(timeout=TIMEOUT) == 5
+    result = send(tasks.add, 2, 3)
+    assert result.get(timeout=TIMEOUT) == 5
+    assert f"cellwork-{result.id}-0 goes to kubernetes: executor='kubernetes' in the call" in pod_worker.text
     assert "executor kubernetes: Kubernetes v" in pod_worker.text
     stats = pod_worker.inspect("stats")["pool"]
     assert stats["executor"] == "kubernetes"

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from cellwork import outcome
 from cellwork import spec as specs
 from cellwork.errors import CellworkError, EngineUnavailable, ImageUnavailable, InvalidSpec, OutOfMemory, SandboxLost
+from cellwork.printable import printable
 from cellwork.quantity import format_bytes
 from cellwork.settings import Settings
 from cellwork.spec import ContainerSpec
@@ -29,7 +30,7 @@ from cellwork_worker.imagebuild import Images
 from cellwork_worker.job import Ended, Job
 from cellwork_worker.launch import Launch
 from cellwork_worker.logs import Logs
-from cellwork_worker.metering import Meter, Metering
+from cellwork_worker.metering import Meter, Metering, route
 from cellwork_worker.reading import Reading
 from cellwork_worker.redaction import Redaction
 from cellwork_worker.sandboxes import Sandboxes
@@ -94,6 +95,9 @@ class Supervisor:
             raise job.refusal
         spec = specs.merge(body.spec, body.overrides())
         name = self._executor_name(body, spec)
+        _, reason = route(job.args[2])
+        if reason not in (None, "default"):
+            logger.info("%s goes to %s: %s", job.sandbox, name, printable(str(reason)))
         executor = self._executors(name)
         if name == "inline":
             return self._run_inline(executor, body, job, spec, args, kwargs)

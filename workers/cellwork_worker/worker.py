@@ -31,7 +31,7 @@ from cellwork_worker.imagebuild import Images
 from cellwork_worker.job import Ended, Job
 from cellwork_worker.launch import sandbox_name
 from cellwork_worker.lease import Leases
-from cellwork_worker.metering import Metering
+from cellwork_worker.metering import Metering, route
 from cellwork_worker.reaper import Reaper, Reaping
 from cellwork_worker.sandboxes import Sandboxes
 from cellwork_worker.supervisor import Supervisor
@@ -102,9 +102,7 @@ class Worker:
             return "nowhere"  # its SDK is missing, and so the task fails as soon as it is to run
 
     def _executor(self, job: Job) -> str:
-        header = job.args[2].get("cellwork")
-        route = header.get("route") if isinstance(header, Mapping) else None
-        asked = route.get("executor") if isinstance(route, Mapping) else None
+        asked, _ = route(job.args[2])
         return "kubernetes" if asked == "kubernetes" else self.settings.executor
 
     def claim(self, job: Job) -> Callable[[], None] | None:
