@@ -72,10 +72,11 @@ def test_a_warm_sandbox_that_died_is_replaced_unseen(worker, queue, shop, waitin
     for container in waiting():
         engine.api.kill(container["Id"])
     assert shop.tasks.echo.apply_async((2,), queue=queue).get(timeout=TIMEOUT) == 2
-    assert hits(worker) == 0
+    # It may have met a replacement already.
+    before = hits(worker)
     wait_until(lambda: is_ready(worker, 2), what="two others to wait")
     assert shop.tasks.echo.apply_async((3,), queue=queue).get(timeout=TIMEOUT) == 3
-    assert hits(worker) == 1
+    assert hits(worker) == before + 1
 
 
 def test_a_tag_that_moved_to_another_image_is_seen_before_the_next_task(worker, queue, shop, engine):
