@@ -1,10 +1,14 @@
 """Workers and pods: who serves what, and what a worker that dies leaves to the next."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from celery.result import AsyncResult
+from conftest import PROJECT
 from waiting import wait_until
 
 TIMEOUT = 60
@@ -99,3 +103,29 @@ def test_each_composition_runs_a_task_where_it_says(shop, start_pod_worker, clus
     wait_until(lambda: seen() == (ran == "kubernetes", ran == "docker"), what="its pod or its container alone")
     assert result.get(timeout=TIMEOUT) == 2
     worker.stop()
+
+
+def test_doctor_asks_the_cluster_for_each_verb_that_a_worker_needs(shop, cluster):
+    command = [sys.executable, "-m", "cellwork", "doctor", "--json"]
+
+    def row(**env: str) -> dict:
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, timeout=60)
+        return {one["what"]: one for one in json.loads(done.stdout)}["kubernetes"]
+
+    found = row(KUBECONFIG=str(cluster.kubeconfig), CELLWORK_KUBE_NAMESPACE=cluster.namespace)
+    assert found["ok"], found["detail"]
+    assert found["facts"]["namespace"] == cluster.namespace
+    missing = row(KUBECONFIG="/nowhere")
+    assert not missing["ok"]
+    assert "Set KUBECONFIG" in missing["detail"]
+
+
+def test_exec_into_a_pod_says_how_that_is_done(shop, sent, short_lived, cluster):
+    short_lived("pods-entered")
+    result = sent(shop.tasks.sleep, 3)
+    running(result, cluster)
+    command = [sys.executable, "-m", "cellwork", "exec", "-A", "shop.app", result.id, "--", "sh"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=60)
+    assert done.returncode != 0
+    assert f"kubectl exec -it cellwork-{result.id}-0 -- sh" in done.stderr
+    assert result.get(timeout=TIMEOUT) == 3

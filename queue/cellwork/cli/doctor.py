@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 from typing import Any, Protocol
 
 import click
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from cellwork import settings
 from cellwork.broker import Broker
+from cellwork.errors import EngineUnavailable
 from cellwork.settings import Settings
 
 from . import application
@@ -27,13 +29,28 @@ class Health(Protocol):
     facts: dict[str, str]
 
 
-def executor_health(name: str) -> Health:
-    """Ask an executor, by name, whether it can make sandboxes now."""
+def executor_health(name: str, given: Settings | None = None) -> Health:
+    """Ask an executor, by name, whether it can make sandboxes now.
+
+    Raises:
+        cellwork.errors.EngineUnavailable: its SDK is not installed.
+    """
     # By name: nothing that a producer imports may import the worker's side.
     registry = importlib.import_module("cellwork_worker.executors.registry")
-    executors = registry.Executors(Settings(installation="doctor"), worker="doctor")
+    executors = registry.Executors(given or Settings(installation="doctor"), worker="doctor")
     health: Health = executors(name).check()
     return health
+
+
+def cluster_health(current: Settings) -> dict[str, Any] | None:
+    """The cluster, and each verb that the worker's role there lacks. None: nothing here says that there is one."""
+    if current.executor != "kubernetes" and not {"KUBECONFIG", "KUBERNETES_SERVICE_HOST"} & os.environ.keys():
+        return None
+    try:
+        health = executor_health("kubernetes", current)
+    except EngineUnavailable as error:
+        return {"what": "kubernetes", "ok": False, "detail": str(error), "facts": {}}
+    return {"what": "kubernetes", "ok": health.ok, "detail": health.detail, "facts": health.facts}
 
 
 def workers_health(app: Celery) -> dict[str, Any]:
@@ -62,14 +79,17 @@ def workers_health(app: Celery) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
 def doctor(context: click.Context, name: str | None, as_json: bool) -> None:
-    """Check the engine and the broker; exit status 1 if tasks cannot run."""
+    """Check the engine, the cluster where there is one, and the broker; exit status 1 if tasks cannot run."""
     rows: list[dict[str, Any]] = []
     for executor in ("docker", "process"):
         health = executor_health(executor)
         rows.append({"what": executor, "ok": health.ok, "detail": health.detail, "facts": health.facts})
     app = Celery("doctor") if name is None else application.load(name)
+    current = settings.load(app)
+    if (cluster := cluster_health(current)) is not None:
+        rows.append(cluster)
     rules = importlib.import_module("cellwork_worker.policy")
-    facts = rules.describe(rules.load(settings.load(app).policy))
+    facts = rules.describe(rules.load(current.policy))
     rows.append({"what": "policy", "ok": True, "detail": "what this worker allows", "facts": facts})
     if name is not None:
         url = str(app.conf.broker_url)

@@ -33,6 +33,8 @@ def find(app: Celery, wanted: str) -> str:
 
 def _elsewhere(row: dict[str, str]) -> str:
     where = f"sandbox {printable(row['sandbox'])} runs on worker {row['worker']}, host {row['host']}"
+    if row["executor"] == "kubernetes":
+        return f"{where}, as a pod; enter it with kubectl exec -it {printable(row['sandbox'])} -- sh"
     if row["executor"] != "docker":
         return f"{where}, and is no container but a {row['executor']} sandbox: nothing can enter it"
     return f"{where}, which does not use this machine's engine; run this there, or set DOCKER_HOST=ssh://{row['host']}"
