@@ -72,7 +72,8 @@ def test_output_streams_while_the_pod_runs_and_is_kept(tasks, send, shop):
     result = send(tasks.prints)
     assert result.get(timeout=TIMEOUT) == "printed"
     lines = [line.text for line in cellwork.logs(result.id, app=shop.app.app)]
-    assert lines[:2] == ["on stdout", "on stderr"]
+    # A pod's log is one: what was printed to which stream came first is not kept.
+    assert {"on stdout", "on stderr"} <= set(lines)
     waits.get(timeout=TIMEOUT)
 
 
