@@ -7,6 +7,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import docker
 import pytest
@@ -17,6 +18,9 @@ from emulator.cluster import cluster as start_cluster
 from waiting import wait_until
 
 PROJECT = Path(__file__).parent / "project"
+
+#: Characters of a worker's log that a failed test shows.
+LOG_SHOWN = 6000
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +82,8 @@ def shop(broker: str, installation: str):
 class WorkerProcess:
     """A real Celery worker, started as a user would."""
 
+    started: ClassVar[list["WorkerProcess"]] = []
+
     def __init__(
         self, app, log: Path, name: str, arguments: tuple[str, ...], env: dict[str, str], module: str = "shop.app"
     ) -> None:
@@ -94,6 +100,7 @@ class WorkerProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.started.append(self)
 
     @property
     def text(self) -> str:
@@ -131,6 +138,16 @@ class WorkerProcess:
                 self.signal(signal.SIGKILL)
                 self.wait()
                 pytest.fail(f"the worker did not shut down:\n{self.text[-4000:]}")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure shows what the workers said during the test."""
+    report = (yield).get_result()
+    if report.failed:
+        for worker in WorkerProcess.started:
+            if worker.log.stat().st_mtime >= call.start:
+                report.sections.append((f"log of worker {worker.name}", worker.text[-LOG_SHOWN:]))
 
 
 @pytest.fixture(scope="session")

@@ -33,13 +33,15 @@ class EngineWay:
     def unblock(self) -> None:
         self._open.set()
 
-    def cut(self) -> None:
-        """Every connection breaks, as when an engine restarts that leaves its containers running."""
+    def cut(self) -> bool:
+        """Every connection breaks, as when an engine restarts that leaves its containers running. False: none was."""
         with self._lock:
             broken = list(self._connections)
+            self._connections.clear()
         for one in broken:
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+        return bool(broken)
 
     def close(self) -> None:
         self._listener.close()

@@ -108,7 +108,9 @@ def test_output_is_whole_and_once_although_every_connection_to_the_engine_breaks
     thread.start()
     for number in (2, 4):
         wait_until(lambda n=number: b"line %d\n" % n in seen.text, timeout=20, what="a line")
+        # The second time, whatever is asked because of the first breaks as well.
         way.cut()
+        wait_until(way.cut, what="a new connection")
     thread.join(30)
     assert seen.text.decode().splitlines() == [f"line {n}" for n in range(1, 7)]
     assert ended[0].code == 4

@@ -108,9 +108,8 @@ class Containers:
         url = f"{client.base_url}/v{client.api_version}/containers/{container}/logs"
 
         def open_log(follow: bool) -> requests.Response:
-            response = client.get(
-                url, params={"follow": int(follow), "stdout": 1, "stderr": 1}, stream=True, timeout=None
-            )
+            wanted = {"follow": int(follow), "stdout": 1, "stderr": 1}
+            response = self.engine.ask(lambda: client.get(url, params=wanted, stream=True, timeout=None))
             if response.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):  # gone, or about to go
                 response.close()
                 raise NotFound(f"container {container} is gone")
@@ -119,7 +118,7 @@ class Containers:
 
         def runs() -> bool:
             try:
-                return bool(client.inspect_container(container)["State"]["Running"])
+                return bool(self.engine.ask(lambda: client.inspect_container(container))["State"]["Running"])
             except NotFound:
                 return False
 

@@ -1,8 +1,10 @@
 """The connection to the engine, and its errors as ours."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import docker
 import requests
@@ -11,11 +13,17 @@ from docker.utils import kwargs_from_env
 
 from cellwork.errors import EngineUnavailable
 
+_Answer = TypeVar("_Answer")
+
 #: Seconds that the engine may take for one answer. Under load it takes seconds for a start.
 ANSWER_TIMEOUT = 60
 
 #: Connections kept open. Every running sandbox holds one (its attached streams) and needs others for moments.
 MAX_CONNECTIONS = 256
+
+#: Seconds between tries of a question whose connection broke, as when the engine restarts. After that, the whole task
+#: is tried again, which may take longer and logs its output a second time.
+_PAUSES = 0.1, 0.5, 2.0
 
 
 class Engine:
@@ -53,6 +61,21 @@ class Engine:
                         version="auto", timeout=ANSWER_TIMEOUT, max_pool_size=MAX_CONNECTIONS, **self._settings
                     )
             return self._client
+
+    def ask(self, question: Callable[[], _Answer]) -> _Answer:
+        """Its answer to what may be asked more than once, and is where the connection breaks.
+
+        Raises:
+            requests.RequestException: it broke again and again.
+        """
+        for pause in _PAUSES:
+            try:
+                return question()
+            except requests.HTTPError:
+                raise  # an answer, too
+            except requests.RequestException:
+                time.sleep(pause)
+        return question()
 
     @contextmanager
     def errors(self, doing: str) -> Iterator[None]:

@@ -265,10 +265,10 @@ class DockerExecutor:
         self._containers.remove(sandbox.container, None if sandbox.doubled else launch_id)
 
     def _exit(self, launch: Launch, sandbox: RunningSandbox) -> Exit:
-        client = self._engine.client
+        engine, container = self._engine, sandbox.container.id
         try:
-            client.wait(sandbox.container.id, timeout=None)
-            state = client.inspect_container(sandbox.container.id)["State"]
+            engine.ask(lambda: engine.client.wait(container, timeout=None))
+            state = engine.ask(lambda: engine.client.inspect_container(container))["State"]
         except NotFound:
             if sandbox.doubled:
                 return Exit()
