@@ -15,7 +15,7 @@ from celery.utils import uuid
 from kombu.exceptions import EncodeError
 from kombu.messaging import Producer
 
-from . import broker, idempotency, router, settings, transport
+from . import broker, idempotency, router, settings
 from . import spec as specs
 from .arguments import invalid_argument
 from .errors import InvalidSetting
@@ -72,7 +72,7 @@ def configure(app: A, **given: Any) -> A:
         what = ", ".join(declared) or f"{len(inner._pending)} tasks"
         raise InvalidSetting(f"configure(app) comes too late: {what} declared before; call it right after Celery(…)")
     inner._cellwork = True
-    transport.register()
+    broker.register_transport()
     # Evaluated once Celery has read the user's settings: what those say is left out.
     app.add_defaults(lambda: {key: value for key, value in DEFAULTS.items() if not _says(inner._conf, key)})
     app.add_defaults(lambda: {"cellwork": given})

@@ -3,13 +3,13 @@
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import redis
 from kombu.exceptions import OperationalError
-from kombu.transport.redis import Channel
+from kombu.transport import TRANSPORT_ALIASES
 
 from . import settings
 
 if TYPE_CHECKING:
+    import redis
     from celery import Celery
 
 #: Connections that one process may open: every slot may ask at once.
@@ -17,6 +17,13 @@ _MAX_CONNECTIONS = 1024
 
 #: Of the visibility timeout, the time between two looks for messages whose worker has died.
 _RESTORE_FRACTION = 10
+
+
+def register_transport() -> None:
+    """Make `cellwork.transport` the one of these URLs, for all of kombu in this process. Imported on first use."""
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = "cellwork.transport:Transport"
+    TRANSPORT_ALIASES["sentinel"] = "cellwork.transport:SentinelTransport"
 
 
 def transport_options(visibility_timeout: float) -> dict[str, Any]:
@@ -51,6 +58,9 @@ class Broker:
         Raises:
             InvalidSetting: the settings are wrong.
         """
+        # Half of what importing cellwork would cost, so not before somebody sends.
+        from kombu.transport.redis import Channel
+
         self._app = app
         self._installation = settings.load(app).installation
         options = app.conf.get("broker_transport_options") or {}
@@ -71,6 +81,8 @@ class Broker:
         Raises:
             redis.ConnectionError: the broker does not answer.
         """
+        import redis
+
         patience = max(1.0, self.visibility_timeout / 4)
         options = {"socket_timeout": patience, "socket_connect_timeout": patience}
         options |= self._app.conf.get("broker_transport_options") or {}

@@ -5,9 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
-import redis
 from celery import Celery, current_app
-from celery.backends.redis import RedisBackend
 
 from . import settings
 from .errors import LogsUnavailable
@@ -66,6 +64,8 @@ class LogReader:
         Raises:
             LogsUnavailable: the result backend is not Redis.
         """
+        from celery.backends.redis import RedisBackend
+
         backend: Any = app.backend
         if not isinstance(backend, RedisBackend):
             raise LogsUnavailable(
@@ -90,6 +90,8 @@ class LogReader:
         Raises:
             LogsUnavailable: Redis does not answer.
         """
+        import redis
+
         # Of this thread: Celery keeps one backend for each.
         backend: Any = self._app.backend
         try:

@@ -7,17 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import redis
 
 from . import routing, settings
 from . import spec as specs
 from .errors import InvalidSetting, NoWorker
 from .routing import KUBERNETES_QUEUE, Asked, Route
 from .spec import EXECUTORS
-from .traffic import Snapshot, Traffic
 
 if TYPE_CHECKING:
     from celery import Celery
+
+    from .traffic import Snapshot
 
 logger = logging.getLogger("cellwork")
 
@@ -32,6 +32,8 @@ class Router:
         """Raises:
         InvalidSetting: the settings are wrong.
         """
+        from .traffic import Traffic  # with Redis' client, which is slow to import
+
         self._settings = settings.load(app)
         self._rules = routing.parse_rules(self._settings.route)
         self._heavy = routing.parse_heavy(self._settings.heavy)
@@ -45,7 +47,7 @@ class Router:
         spec = specs.merge(specs.merge(self._settings.defaults, asked.declared), asked.called)
         return msgspec.structs.replace(asked, spec=spec)
 
-    def decide(self, asked: Asked, snapshot: Snapshot | None = None) -> Route:
+    def decide(self, asked: Asked, snapshot: "Snapshot | None" = None) -> Route:
         """The route; nothing is sent.
 
         Args:
@@ -64,8 +66,10 @@ class Router:
             self._check_served(route, asked, snapshot)
         return route
 
-    def look(self) -> Snapshot | None:
+    def look(self) -> "Snapshot | None":
         """How the cluster stands now; None: the broker does not say."""
+        import redis
+
         try:
             return self._traffic.look()
         except redis.RedisError as error:
@@ -95,7 +99,7 @@ class Router:
             and not _bound_to_a_host(asked)
         )
 
-    def _full(self, seen: Snapshot) -> str | None:
+    def _full(self, seen: "Snapshot") -> str | None:
         longest, oldest = self._settings.overflow_length, self._settings.overflow_seconds
         if "kubernetes" not in seen.served:
             return None
@@ -105,7 +109,7 @@ class Router:
             return f"overflow: the oldest message waits {seen.oldest:.0f} s > {oldest:g} s"
         return None
 
-    def _check_served(self, route: Route, asked: Asked, snapshot: Snapshot | None) -> None:
+    def _check_served(self, route: Route, asked: Asked, snapshot: "Snapshot | None") -> None:
         strict = self._settings.unserved == "error"
         seen = snapshot or self._traffic.now() or (self.look() if strict else None)
         if seen is None or route.executor in seen.served:

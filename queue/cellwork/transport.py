@@ -13,7 +13,6 @@ from time import monotonic, time
 from typing import Any
 
 import redis
-from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as original
 from kombu.transport.virtual import QoS as VirtualQoS
 from kombu.utils.json import loads
@@ -198,10 +197,3 @@ class SentinelTransport(original.SentinelTransport):
     """``sentinel://``."""
 
     Channel = SentinelChannel
-
-
-def register() -> None:
-    """Make this the transport of these URLs, for all of kombu in this process."""
-    for scheme in ("redis", "rediss"):
-        TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
-    TRANSPORT_ALIASES["sentinel"] = f"{__name__}:SentinelTransport"
