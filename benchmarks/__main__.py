@@ -26,6 +26,10 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+#: Seconds after each call: the one before has its container removed, or its warm sandbox replaced, by then.
+SETTLED = 0.4
+
+
 def latency(measured: dict[str, Callable[[], float]], calls: int) -> dict[str, list[float]]:
     """`calls` of each, in turn: A B C A B C …, so that the machine's moods meet all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in measured}
@@ -34,6 +38,7 @@ def latency(measured: dict[str, Callable[[], float]], calls: int) -> dict[str, l
     for _ in range(calls):
         for name, call in measured.items():
             seconds[name].append(call())
+            threading.Event().wait(SETTLED)
     return seconds
 
 
