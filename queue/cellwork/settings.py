@@ -23,10 +23,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     #: What runs a task that is routed to ``docker`` on this worker. ``process`` isolates nothing. A worker that
     #: consumes the queue ``kubernetes`` alone runs pods, whatever stands here.
     executor: Literal["docker", "process", "kubernetes", "inline"] = "docker"
-    #: How often a failure of the infrastructure is tried again; the task's own retries are not touched.
+    #: How often a sandbox that was lost to the infrastructure is replaced; the task's own retries are not touched.
     infra_retries: int = 3
     #: Seconds before the first of these tries; doubled for each further one.
     infra_backoff: float = 1.0
+    #: Seconds that a task waits for an engine or cluster that does not answer, or refuses because of itself. A Docker
+    #: engine restarts in about ten.
+    engine_patience: float = 60.0
     #: Bytes of JSON that a task may return.
     result_max_bytes: int = 8 << 20
     #: Bytes of arguments and code that go into a sandbox.
@@ -103,6 +106,7 @@ _SCALARS = {
     "installation": str,
     "secrets_dir": str,
     "infra_backoff": float,
+    "engine_patience": float,
     "kill_grace": float,
     "warm_idle_seconds": float,
     "visibility_timeout": float,

@@ -102,6 +102,9 @@ def test_celerys_own_exceptions_keep_their_meaning():
         (Exit(code=137, oom=True, killed=True), errors.OutOfMemory, "limit of 64 MiB"),
         (Exit(code=1, oom=True), errors.OutOfMemory, "memory="),
         (Exit(code=137, killed=True), errors.SandboxLost, "killed from outside"),
+        (Exit(code=143, adopted=True), errors.SandboxLost, "killed from outside"),
+        (Exit(code=143, unseen=True), errors.SandboxLost, "killed from outside"),
+        (Exit(code=143), errors.NoOutcome, "status 143"),
         (Exit(code=0), errors.NoOutcome, "status 0"),
         (Exit(code=1, detail="boom"), errors.NoOutcome, r"status 1 \(boom\)"),
     ],
@@ -119,6 +122,15 @@ def command(ended: Exit, stdout: bytes = b"", limit: int = 100, **spec: object) 
 
     launch = msgspec.structs.replace(LAUNCH, spec=msgspec.structs.replace(LAUNCH.spec, **spec))
     return verdict.command_result(launch, ended, stdout, b"tail", limit)
+
+
+def test_a_command_that_was_asked_to_end_while_no_worker_saw_it_is_lost():
+    with pytest.raises(errors.SandboxLost):
+        command(Exit(code=143, adopted=True))
+    with pytest.raises(errors.SandboxLost):
+        command(Exit(code=130, adopted=True), stop_signal="SIGINT")
+    with pytest.raises(errors.CommandFailed):
+        command(Exit(code=143))
 
 
 def test_a_commands_output_is_its_result():

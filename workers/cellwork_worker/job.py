@@ -12,6 +12,8 @@ from cellwork.errors import CellworkError
 from cellwork.settings import Settings
 from cellwork.usage import Run
 
+from .budget import Budget
+
 logger = logging.getLogger("cellwork.worker")
 
 #: Why a job was ended: another worker has taken its task over, or this one hands it over.
@@ -92,6 +94,8 @@ class Job:
     runs: list[Run] = field(default_factory=list)
     #: How its body failed, as `metering.kind` says it. None: it did not, or has not ended.
     failure: str | None = None
+    #: What it may spend on failures of the infrastructure; set before its first sandbox.
+    budget: Budget = field(init=False)
     #: It must not run; this is its outcome.
     refusal: CellworkError | None = None
     #: Its sandbox was left running, for another worker to adopt.

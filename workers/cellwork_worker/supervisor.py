@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import logging
-import random
 from collections.abc import Callable
 from signal import SIGTERM, Signals
 from typing import Any
@@ -23,6 +22,7 @@ from cellwork_worker import escalation, policy, verdict
 from cellwork_worker import launch as launches
 from cellwork_worker.body import Body
 from cellwork_worker.bootstrap import bootstrap
+from cellwork_worker.budget import Budget
 from cellwork_worker.bundle import Bundle, bundle
 from cellwork_worker.executors.base import STARTED, Executor, Exit
 from cellwork_worker.hardening import harden
@@ -103,7 +103,7 @@ class Supervisor:
             return self._run_inline(executor, body, job, spec, args, kwargs)
         spec = harden(body.name, spec, self._defaults(body))
         policy.check(body.name, spec, self._policy)
-        attempt, tried = 0, [spec.memory or 0]
+        job.budget, tried = Budget(self._settings), [spec.memory or 0]
         while True:
             try:
                 ready = self._images.ensure(body.name, spec, executor, job)
@@ -118,12 +118,12 @@ class Supervisor:
             except CellworkError as error:
                 # Removed since it was seen: it is built again.
                 gone = isinstance(error, ImageUnavailable) and self._images.forget(spec)
-                if not (error.infrastructure or gone) or attempt == self._settings.infra_retries:
+                pause = job.budget.pause(error) if error.infrastructure or gone else None
+                if pause is None:
                     raise
                 if isinstance(error, SandboxLost):
                     self._start_anew(job)
-                self._back_off(job, error, attempt)
-                attempt += 1
+                self._back_off(job, error, pause)
 
     def _start_anew(self, job: Job) -> None:
         job.discard()
@@ -141,6 +141,7 @@ class Supervisor:
         def emit(stream: int, chunk: bytes) -> bool:
             if stream == STARTED:
                 job.running()
+                job.budget.ran()
                 meter.running()
                 self._sandboxes.started(launch.id)
                 return False
@@ -303,9 +304,7 @@ class Supervisor:
     def _nonce(self, launch_id: str) -> str:
         return hmac.new(self._secret, launch_id.encode(), hashlib.sha256).hexdigest()[:32]
 
-    def _back_off(self, job: Job, error: CellworkError, attempt: int) -> None:
-        # Half of it at random, so that the tasks of an engine that restarts do not all return at once.
-        seconds = self._settings.infra_backoff * 2**attempt * random.uniform(0.5, 1.0)  # noqa: S311
+    def _back_off(self, job: Job, error: CellworkError, seconds: float) -> None:
         what = "asks the engine again" if isinstance(error, EngineUnavailable) else "starts a new sandbox"
         logger.warning("%s %s in %.1f s: %s", job.sandbox, what, seconds, error)
         if job.wait_ended(seconds):

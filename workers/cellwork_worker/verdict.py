@@ -3,6 +3,7 @@
 import builtins
 import sys
 from collections.abc import Callable, Iterable
+from signal import Signals
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
@@ -54,7 +55,7 @@ def lost(launch: Launch, exit_: Exit, tail: bytes) -> CellworkError:
             f"{where} was killed for memory at its limit of {format_bytes(launch.spec.memory or 0)}; "
             f"give it more: memory=…"
         )
-    if exit_.killed:
+    if exit_.killed or _stopped(launch, exit_):
         return SandboxLost(f"{where} was killed from outside{detail}, not by this worker")
     if exit_.adopted and exit_.code == _NO_PAYLOAD and launch.payload is not None and not tail:
         return SandboxLost(f"{where} got no task: the worker that had started it died before it could send that")
@@ -65,6 +66,11 @@ def lost(launch: Launch, exit_: Exit, tail: bytes) -> CellworkError:
     )
 
 
+def _stopped(launch: Launch, exit_: Exit) -> bool:
+    """Whether it was asked to end while no worker saw it: so does an engine that is stopped itself."""
+    return (exit_.adopted or exit_.unseen) and exit_.code == 128 + Signals[launch.spec.stop_signal or "SIGTERM"]
+
+
 def command_result(launch: Launch, exit_: Exit, stdout: bytes, tail: bytes, limit: int) -> object:
     """What a command task returns.
 
@@ -72,7 +78,7 @@ def command_result(launch: Launch, exit_: Exit, stdout: bytes, tail: bytes, limi
         CommandFailed, OutOfMemory, SandboxLost, ResultTooLarge, InvalidResult.
     """
     where = f"task {launch.task}: sandbox {launch.id} (image {launch.spec.image})"
-    if exit_.oom or exit_.killed:
+    if exit_.oom or exit_.killed or _stopped(launch, exit_):
         raise lost(launch, exit_, tail)
     if exit_.code != 0:
         printed = f"; it printed last:\n{_text(tail)}" if tail else " and printed nothing"

@@ -39,3 +39,8 @@ def not_a_list():
 def waits(trap):
     """Ends at that signal, with status 7, and at no other but a kill."""
     return ["sh", "-c", 'trap "" TERM INT; trap "exit 7" "$0"; echo ready; while :; do sleep 0.05; done', trap]
+
+
+@command(app, image=BUSYBOX)
+def script(text):
+    return ["sh", "-c", text]

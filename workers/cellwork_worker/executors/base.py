@@ -29,6 +29,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     #: The sandbox was already there: an earlier delivery of this task had started it.
     adopted: bool = False
+    #: The engine was away for a part of its life.
+    unseen: bool = False
     #: It had been started ahead of need.
     warm: bool = False
     #: Seconds from the request to the running sandbox.

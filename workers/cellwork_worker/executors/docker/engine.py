@@ -36,6 +36,8 @@ class Engine:
             self._settings["base_url"] = base_url
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
+        #: How often a question went unanswered.
+        self.breaks = 0
 
     @property
     def address(self) -> str:
@@ -74,6 +76,7 @@ class Engine:
             except requests.HTTPError:
                 raise  # an answer, too
             except requests.RequestException:
+                self.breaks += 1
                 time.sleep(pause)
         return question()
 

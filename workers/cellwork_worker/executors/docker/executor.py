@@ -88,6 +88,7 @@ class DockerExecutor:
 
     def _follow(self, launch: Launch, sandbox: RunningSandbox, emit: Emit) -> Exit:
         self._running[launch.id] = sandbox
+        breaks = self._engine.breaks
         try:
             emit(STARTED, b"")
             self._check_ours(launch)
@@ -102,7 +103,8 @@ class DockerExecutor:
             ):
                 return Exit()
             self._check_ours(launch)
-            return self._exit(launch, sandbox)
+            ended = self._exit(launch, sandbox)
+            return msgspec.structs.replace(ended, unseen=self._engine.breaks != breaks)
         finally:
             self._running.pop(launch.id, None)
             sandbox.streams.close()

@@ -124,6 +124,8 @@ class Holders:
             "Image": image,
             "Entrypoint": ["sleep"],
             "Cmd": [_FOR_EVER],
+            # As process 1 it ignores what it does not handle; an engine that stops would wait ten seconds for it.
+            "StopSignal": "SIGKILL",
             "User": "65534:65534",
             "Labels": self._labels,
             "Healthcheck": {"Test": ["NONE"]},

@@ -1,0 +1,107 @@
+"""The engine goes away while tasks run: stopped, upgraded under live-restore, or out of disk."""
+
+import subprocess
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from ownengine import OwnEngine
+from waiting import wait_until
+
+import cellwork
+from cellwork.errors import EngineUnavailable
+
+BUSYBOX = "cellwork/busybox:base"
+TIMEOUT = 90
+
+#: Bytes: room for the image and little else.
+SMALL_DISK = 24 << 20
+
+#: Ends by itself when the engine asks it to; says so in its log every time that it begins.
+BODY = 'trap "exit 143" TERM; echo began; n=0; while [ $n -lt 60 ]; do sleep 0.1; n=$((n + 1)); done; echo ended'
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[OwnEngine]:
+    with OwnEngine() as engine:
+        engine.copy(BUSYBOX)
+        yield engine
+
+
+@pytest.fixture
+def small() -> Iterator[OwnEngine]:
+    with OwnEngine(disk=SMALL_DISK) as engine:
+        engine.copy(BUSYBOX)
+        yield engine
+
+
+@pytest.fixture
+def start(start_worker, shop):
+    """Start a worker on an engine; gives it and a function that sends it a script."""
+    workers = []
+
+    def start(engine: OwnEngine, **env: str):
+        queue = f"engines-{uuid.uuid4().hex}"
+        workers.append(start_worker("-c", "2", "-Q", queue, DOCKER_HOST=engine.url, **env))
+        return workers[-1], lambda text: shop.commands.script.apply_async((text,), queue=queue)
+
+    yield start
+    for worker in workers:
+        worker.stop()
+
+
+def printed(result) -> list[str]:
+    return [line.text for line in cellwork.logs(result.id, app=result.app)]
+
+
+def began(result) -> None:
+    wait_until(lambda: "began" in printed(result), timeout=TIMEOUT, what="the body to begin")
+
+
+def test_a_task_whose_engine_ends_and_returns_runs_again_without_a_retry_of_its_own(own, start):
+    worker, send = start(own)
+    result = send(BODY)
+    began(result)
+    own.stop()
+    own.start()
+    assert result.get(timeout=TIMEOUT).split() == ["began", "ended"]
+    assert result.retries in (None, 0)
+    assert printed(result).count("began") == 2
+    # What happened, to which sandbox, and what is done about it.
+    assert f"sandbox cellwork-{result.id}-0" in worker.text
+
+
+def test_under_live_restore_a_task_does_not_notice_that_the_engine_restarts(own, start):
+    own.stop()
+    own.start(live_restore=True)
+    _, send = start(own)
+    result = send(BODY)
+    began(result)
+    own.stop()
+    own.start(live_restore=True)
+    assert result.get(timeout=TIMEOUT).split() == ["began", "ended"]
+    assert printed(result) == ["began", "ended"]
+
+
+def test_a_task_fails_clearly_when_its_engine_does_not_return_and_the_worker_goes_on(own, start):
+    _, send = start(own, CELLWORK_ENGINE_PATIENCE="1")
+    result = send(BODY)
+    began(result)
+    own.stop()
+    with pytest.raises(EngineUnavailable, match=r"no Docker engine answers at unix://.*Start it"):
+        result.get(timeout=TIMEOUT)
+    own.start()
+    assert send("echo back").get(timeout=TIMEOUT).strip() == "back"
+
+
+def test_a_full_disk_is_named_and_the_task_runs_once_there_is_room(small, start):
+    worker, send = start(small, CELLWORK_INFRA_BACKOFF="0.5")
+    assert send("echo room").get(timeout=TIMEOUT).strip() == "room"
+    filler = small.data / "filler"
+    # Ends with an error, for there is no more room.
+    assert subprocess.run(["cp", "/dev/zero", filler], stderr=subprocess.DEVNULL, check=False).returncode == 1
+    result = send("echo after all")
+    wait_until(lambda: "no space left on device" in worker.text, timeout=TIMEOUT, what="the worker to say so")
+    assert not result.ready()
+    filler.unlink()
+    assert result.get(timeout=TIMEOUT).strip() == "after all"

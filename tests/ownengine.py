@@ -1,0 +1,84 @@
+"""A Docker engine of a test's own: it may be stopped, started again and run out of disk."""
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import docker
+from waiting import wait_until
+
+#: Seconds.
+_START, _STOP = 60, 60
+
+
+class OwnEngine:
+    """Beside the machine's engine, without networks: what runs there has none."""
+
+    def __init__(self, *, disk: int = 0) -> None:
+        """`disk`: bytes that it has; 0: as many as the machine."""
+        # Short: a socket's path has 107 characters at most.
+        self._folder = Path(tempfile.mkdtemp(prefix="cw"))
+        self.data = self._folder / "data"
+        self.data.mkdir()
+        if disk:
+            mount = ["mount", "-t", "tmpfs", "-o", f"size={disk}", "tmpfs", str(self.data)]
+            subprocess.run(mount, check=True)
+        self.url = f"unix://{self._folder}/engine.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "OwnEngine":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def copy(self, image: str) -> None:
+        """Take an image over from the machine's engine."""
+        machines = docker.from_env()
+        self.client.api.load_image(machines.api.get_image(image))
+        machines.close()
+
+    def start(self, *, live_restore: bool = False) -> None:
+        """Start it and wait until it answers. `live_restore`: its sandboxes will run on while it does not."""
+        where = [f"--host={self.url}", f"--data-root={self.data}", f"--exec-root={self._folder}/exec"]
+        apart = [f"--pidfile={self._folder}/pid", "--bridge=none", "--iptables=false"]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                # A second engine would remove the machine's docker0: it gets a network of its own.
+                ["unshare", "--net", "dockerd", *where, *apart, *(["--live-restore"] if live_restore else [])],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.client = wait_until(self._answers, timeout=_START, what="the engine to answer")
+
+    def _answers(self) -> docker.DockerClient | None:
+        assert self._process is not None
+        assert self._process.poll() is None, f"the engine ended:\n{(self._folder / 'log').read_text()[-2000:]}"
+        try:
+            return docker.DockerClient(base_url=self.url)
+        except docker.errors.DockerException:
+            return None
+
+    def stop(self) -> None:
+        """As systemd stops it."""
+        if self._process is not None:
+            self.client.close()
+            self._process.terminate()
+            self._process.wait(_STOP)
+            self._process = None
+
+    def close(self) -> None:
+        """Stop it, and remove all that it has."""
+        if self._process is None:
+            self.start()
+        for container in self.client.containers.list(all=True, ignore_removed=True):
+            container.remove(force=True)
+        self.stop()
+        # An engine mounts its folder on itself, and a small disk is one.
+        for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
+            if (mounted := line.split()[1]).startswith(str(self._folder)):
+                subprocess.run(["umount", mounted], check=True)
+        shutil.rmtree(self._folder)
