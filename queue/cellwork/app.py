@@ -15,7 +15,7 @@ from celery.utils import uuid
 from kombu.exceptions import EncodeError
 from kombu.messaging import Producer
 
-from . import broker, idempotency, router, settings, transport
+from . import adhoc, broker, idempotency, router, settings, transport
 from . import spec as specs
 from .arguments import invalid_argument
 from .errors import InvalidSetting
@@ -87,6 +87,7 @@ def configure(app: A, **given: Any) -> A:
         raise InvalidSetting(f"configure(app): task_cls={base!r} is not accepted; give the class itself")
     inner.task = _checked_task(app, app.task)
     inner.send_task = _checked_send(app, app.send_task)
+    adhoc.declare(app)
     if "flower.command" in sys.modules and "flower" in sys.argv:
         # `celery -A … flower`, which has imported it before the application. Nobody else needs the pages.
         import_module("cellwork.flower").install()

@@ -69,12 +69,13 @@ def test_ps_without_a_worker_and_without_a_broker_is_one_clear_line(shop):
     ran = run("ps", env={"CELERY_BROKER_URL": os.environ["CELERY_BROKER_URL"].removesuffix("/0") + "/9"})
     assert (ran.returncode, ran.stderr) == (
         1,
-        "Error: no worker answered within 1 s; start one: cellwork up, or celery -A … worker\n",
+        "Error: no worker answered within 1 s; start one: cellwork worker -A …, or cellwork up\n",
     )
     ran = run("ps", env={"CELERY_BROKER_URL": "redis://:hush@127.0.0.1:1/0"})
     assert (ran.returncode, ran.stderr) == (
         1,
-        "Error: the broker at 127.0.0.1:1/0 (broker_url) does not answer; start it\n",
+        "Error: the broker at 127.0.0.1:1/0 (broker_url) does not answer; start it (cellwork up starts one here), or "
+        "correct the URL\n",
     )
 
 

@@ -57,7 +57,7 @@ class _Engine:
             imagebuild.build(image, tag, str(app.main), self.builder, rules.build_timeout, say)
 
 
-@click.group()
+@click.group(short_help="Images that tasks declare: build, push, ls, prune …")
 @click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
 @click.pass_context
 def images(context: click.Context, name: str | None) -> None:

@@ -87,6 +87,27 @@ def push(engine: Engine, tag: str, reference: str) -> str:
     return f"{repository}@{digest}"
 
 
+def registry_of(image: str) -> str | None:
+    """The registry that an image's name says; None: it says none, so only Docker Hub could have it."""
+    registry, _ = auth.resolve_repository_name(image)
+    return None if registry == auth.INDEX_NAME else str(registry)
+
+
+def registry_digest(engine: Engine, image: str) -> str:
+    """What the image's registry has under its name, as the engine sees it.
+
+    Raises:
+        ImageUnavailable: the registry does not answer, or does not have it.
+        EngineUnavailable: no engine answers.
+    """
+    try:
+        with engine.errors(f"to ask for image {image} in its registry"):
+            known = auth.load_config().resolve_authconfig(registry_of(image) or auth.INDEX_NAME)
+            return str(engine.client.inspect_distribution(image, auth_config=known or {})["Descriptor"]["digest"])
+    except APIError as error:
+        raise ImageUnavailable(f"{image}: {answer(error)}; docker login {registry_of(image) or ''}?") from error
+
+
 def python_version(engine: Engine, image: str) -> tuple[str, str]:
     """What ``python3`` of an image is: its version, such as ``3.11``, and its platform tag.
 
