@@ -114,6 +114,42 @@ def test_a_build_that_fails_ends_with_status_1_and_the_steps_last_lines(images):
     assert "Traceback" not in images("build", as_celery=True, CUPBOARD_COMMAND="exit 3").stderr
 
 
+SECRETS = {"CELLWORK_SECRET_TOKEN": "hush-hush-hush", "CELLWORK_SECRET_KEY": "-----BEGIN\nkey of two lines\n"}
+
+
+def test_a_step_sees_its_secrets_and_nothing_keeps_them(images, engine):
+    """Nor what the build says, nor the layers, the history, the labels, or the engine's list of containers."""
+    command = "cd /run/secrets && cat TOKEN KEY && cat TOKEN KEY | wc -c > /size"
+    ran = images("build", "--json", CUPBOARD_SECRET_COMMAND=command, **SECRETS)
+    (built,) = good(ran)
+    image = engine.images.get(built["image"])
+    layers = b"".join(image.save())
+    everything = [ran.stderr, json.dumps(image.attrs), json.dumps(image.history())]
+    for value in (b"hush-hush", b"key of two lines"):
+        assert value not in layers
+        assert not any(value.decode() in text for text in everything)
+    base = engine.images.get("cellwork/busybox:base")
+    starts = [(one.attrs["Config"]["Cmd"], one.attrs["Config"]["Entrypoint"] or None) for one in (image, base)]
+    assert starts[0] == starts[1]
+    assert {"PRICE=5", "AFTER=it"} <= set(image.attrs["Config"]["Env"])
+    said = engine.containers.run(
+        built["image"], ["sh", "-c", "cat /size; ls /run/secrets"], remove=True, network_mode="none"
+    )
+    assert said == b"42\n"
+    assert not engine.api.containers(all=True, filters={"ancestor": built["image"]})
+    (again,) = good(images("build", "--json", CUPBOARD_SECRET_COMMAND=command))
+    assert again["built"] is False, "and so needs no secret"
+
+
+def test_a_step_with_secrets_that_fails_quotes_its_lines_without_them(images):
+    ran = images("build", CUPBOARD_SECRET_COMMAND="echo flour is out; cat /run/secrets/TOKEN; exit 3", **SECRETS)
+    assert ran.returncode == 1
+    assert "step 5/6 (RUN --mount=type=secret,id=TOKEN" in ran.stderr
+    assert "failed: status 3\nIts last lines:\n  flour is out\n  [redacted]\n" in ran.stderr
+    ran = images("build", CUPBOARD_SECRET_COMMAND="true")
+    assert (ran.returncode, "there is no secret TOKEN here" in ran.stderr) == (1, True)
+
+
 def test_a_push_to_a_registry_that_does_not_answer_is_one_clear_error(images):
     good(images("build", "--json"))
     ran = images("push")

@@ -14,6 +14,10 @@ if "CUPBOARD_COMMAND" in os.environ:
     SHELF = SHELF.run(os.environ["CUPBOARD_COMMAND"])
 
 
+if "CUPBOARD_SECRET_COMMAND" in os.environ:
+    SHELF = SHELF.run(os.environ["CUPBOARD_SECRET_COMMAND"], secrets=("TOKEN", "KEY")).env(AFTER="it")
+
+
 @command(app, image=SHELF)
 def shelf():
     return ["cat", "/stock/flour"]

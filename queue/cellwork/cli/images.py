@@ -54,7 +54,7 @@ class _Engine:
             def say(step: int, of: int, text: str) -> None:
                 progress.update(shown, completed=step, total=of, step=escape(text[:60]))
 
-            imagebuild.build(image, tag, str(app.main), self.builder, rules.build_timeout, say)
+            imagebuild.build(image, tag, app, self.builder, rules.build_timeout, say)
 
 
 @click.group(short_help="Images that tasks declare: build, push, ls, prune …")
@@ -177,7 +177,7 @@ def from_venv(tag: str, base: str, site_packages: str | None, as_json: bool) -> 
     target = "/opt/cellwork/site-packages"
     image = Image(base, name="venv").copy(str(folder), target).env(PYTHONPATH=target)
     labels = {"cellwork.image": tag, "cellwork.dockerfile": image.text}
-    engine.builder.build(image, tag, labels, 1800.0, lambda step, of, text: None)
+    engine.builder.build(image, tag, labels, 1800.0, lambda step, of, text: None, {})
     size = engine.builder.inspect(tag)["Size"]
     _show([{"image": tag, "size": size}], as_json, lambda row: f"built {tag}, {format_bytes(size)}")
 
