@@ -15,7 +15,7 @@ from celery.utils import uuid
 from kombu.exceptions import EncodeError
 from kombu.messaging import Producer
 
-from . import adhoc, broker, idempotency, router, settings, transport
+from . import adhoc, broker, idempotency, pins, router, settings, transport
 from . import spec as specs
 from .arguments import invalid_argument
 from .errors import InvalidSetting
@@ -160,6 +160,7 @@ def _checked_send(app: Any, send: Callable[..., Any]) -> Callable[..., Any]:
         _check_options(name, options)
         called = specs.merge(_inherited(name, options), specs.parse(name, said))
         declared = getattr(task, "cellwork_spec", None) or ContainerSpec()
+        called = pins.of(app).pin(specs.merge(declared, stamped), called)
         queue = options.get("queue") or getattr(task, "queue", None)
         earlier = None if said else router.kept((options.get("headers") or {}).get("cellwork"))
         route = earlier or router.of(app).decide(

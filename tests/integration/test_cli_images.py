@@ -160,10 +160,12 @@ def test_a_push_to_a_registry_that_does_not_answer_is_one_clear_error(images):
     assert "docker login 127.0.0.1:1" in ran.stderr
 
 
-def test_what_was_pushed_is_the_same_bytes_by_its_digest(images, engine):
+def test_what_was_pushed_is_the_same_bytes_by_its_digest(images, engine, stock):
     (built,) = good(images("build", "--json"))
     with storing() as registry:
-        (pushed,) = good(images("push", "--registry", registry.name, "--json"))
+        digests = stock.with_name("digests.json")
+        (pushed,) = good(images("push", "--registry", registry.name, "--digests", str(digests), "--json"))
+        assert json.loads(digests.read_text()) == {built["image"]: pushed["digest"]}
         assert pushed["image"] == f"{registry.name}/{built['image']}"
         assert pushed["digest"].startswith(f"{registry.name}/cellwork/busybox@sha256:")
         engine.api.remove_image(built["id"], force=True)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cellwork import declared, settings
@@ -41,6 +41,17 @@ class _Engine:
             ) from error
         self.engine = docker.Engine()
         self.builder = docker.ImageBuilder(self.engine)
+
+    def push(self, tag: str, reference: str) -> str:
+        """Push one, with a bar that shows the bytes; return its digest."""
+        bar = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+        with Progress(*bar, console=Console(stderr=True)) as progress:
+            shown = progress.add_task(reference, total=None)
+
+            def say(done: int, of: int) -> None:
+                progress.update(shown, completed=done, total=of)
+
+            return str(self.built.push(self.engine, tag, reference, say))
 
     def build(self, app: Any, tag: str, image: Image) -> None:
         """Build one, with a bar that shows the step."""
@@ -83,9 +94,10 @@ def build(context: click.Context, force: bool, as_json: bool) -> None:
 
 @images.command()
 @click.option("--registry", default="", help="Where to, such as registry.example:5000; default: what each image says.")
+@click.option("--digests", type=click.Path(dir_okay=False), help="Write the digests there, for image_digests.")
 @_JSON
 @click.pass_context
-def push(context: click.Context, registry: str, as_json: bool) -> None:
+def push(context: click.Context, registry: str, digests: str | None, as_json: bool) -> None:
     """Push them, and say by which digest other hosts get the same bytes."""
     _, wanted, engine = _given(context)
     homeless = [one.tag for one in wanted if not (registry or one.image.registry)]
@@ -95,7 +107,10 @@ def push(context: click.Context, registry: str, as_json: bool) -> None:
     for one in wanted:
         own = one.tag.removeprefix(f"{one.image.registry}/") if one.image.registry else one.tag
         reference = f"{registry or one.image.registry}/{own}"
-        done.append({"image": reference, "digest": engine.built.push(engine.engine, one.tag, reference)})
+        done.append({"image": reference, "tag": one.tag, "digest": engine.push(one.tag, reference)})
+    if digests is not None:
+        pinned = {row["tag"]: row["digest"] for row in done}
+        Path(digests).write_text(json.dumps(pinned, indent=2, sort_keys=True) + "\n")
     _show(done, as_json, lambda row: f"pushed {row['image']}\n       {row['digest']}")
 
 
