@@ -1,4 +1,4 @@
-"""Building images on the engine, with the builder that every engine has (its API's "ImageBuild")."""
+"""Building images on the engine: with BuildKit where that is its builder, else with the one that every engine has."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from cellwork.image import Image
 from cellwork.spec import ContainerSpec
 from cellwork_worker.launch import Launch
 
-from . import secretstep
+from . import buildkit, secretstep
 from .engine import Engine, answer
 from .images import pull
 from .progress import Progress
@@ -38,6 +38,7 @@ class ImageBuilder:
     def __init__(self, engine: Engine) -> None:
         """Connects on first use."""
         self._engine = engine
+        self._buildkit: bool | None = None
 
     def has(self, tag: str) -> bool:
         """See the protocol."""
@@ -74,10 +75,32 @@ class ImageBuilder:
         progress = Progress(tag, say, secrets.values())
         deadline = time.monotonic() + timeout
         with self._engine.errors(f"to build image {tag}"):
-            if image.secrets and not image.dockerfile:
+            if self._has_buildkit():
+                self._with_buildkit(image, tag, labels, deadline, secrets, progress)
+            elif image.secrets and not image.dockerfile:
                 self._in_parts(image, tag, labels, deadline, secrets, progress)
             else:
                 self._part(_Part(image, image.text), {"t": tag, "labels": json.dumps(labels)}, deadline, progress)
+
+    def _has_buildkit(self) -> bool:
+        if self._buildkit is None:
+            self._buildkit = buildkit.present(self._engine)
+        return self._buildkit
+
+    def _with_buildkit(
+        self,
+        image: Image,
+        tag: str,
+        labels: dict[str, str],
+        deadline: float,
+        secrets: Mapping[str, str],
+        progress: Progress,
+    ) -> None:
+        words = buildkit.command(tag, labels, _DOCKERFILE, secrets)
+        with tempfile.TemporaryFile() as context:
+            pack(image, image.text, context)
+            context.seek(0)
+            buildkit.build(self._engine, words, context, secrets, deadline - time.monotonic(), progress)
 
     def _in_parts(
         self,
