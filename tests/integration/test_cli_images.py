@@ -30,8 +30,12 @@ def stock(tmp_path, name):
 def images(broker, engine, name, stock):
     """Type ``cellwork images …``; what it built is removed afterwards."""
 
-    def run(*words: str, as_celery: bool = False, **env: str) -> "subprocess.CompletedProcess[str]":
-        if as_celery:
+    def run(
+        *words: str, as_celery: bool = False, group: str = "images", **env: str
+    ) -> "subprocess.CompletedProcess[str]":
+        if not group:
+            command = ["cellwork", *words]
+        elif as_celery:
             command = ["celery", "-A", "cupboard", "cellwork", "images", *words]
         else:
             command = ["cellwork", "images", "-A", "cupboard", *words]
@@ -171,6 +175,24 @@ def test_what_was_pushed_is_the_same_bytes_by_its_digest(images, engine, stock):
         engine.api.remove_image(built["id"], force=True)
         engine.api.pull(pushed["digest"])
         assert engine.images.get(pushed["digest"]).id == built["id"]
+
+
+def test_doctor_asks_the_registries_that_images_name(images, broker):
+    def row() -> dict:
+        ran = images("doctor", "-A", "cupboard", "--json", group="", CUPBOARD_REGISTRY=registry.name)
+        return next(row for row in json.loads(ran.stdout) if row["what"] == "registry")
+
+    with storing() as registry:
+        missing = row()
+        assert not missing["ok"], "neither on the engine nor in its registry"
+        assert "0 of 1 give what is asked for" in missing["detail"]
+        (built,) = good(images("build", "--json", CUPBOARD_REGISTRY=registry.name))
+        (pushed,) = good(images("push", "--json", CUPBOARD_REGISTRY=registry.name))
+        digest = pushed["digest"].partition("@")[2]
+        assert row()["facts"][registry.name] == f"has {built['image']} as {digest}"
+    gone = row()
+    assert gone["ok"], "the image is here"
+    assert gone["detail"] == f"0 of 1 give what is asked for; not: {registry.name} (the images are here)"
 
 
 def test_without_an_engine_every_command_says_how_to_start_one(images):

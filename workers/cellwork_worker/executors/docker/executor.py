@@ -86,6 +86,7 @@ class DockerExecutor:
             warm=sandbox.warm,
             start_seconds=start_seconds,
             image_id=sandbox.container.image_id,
+            image_bytes=self._containers.image_bytes(launch.spec.image),
         )
 
     def _follow(self, launch: Launch, sandbox: RunningSandbox, emit: Emit) -> Exit:
