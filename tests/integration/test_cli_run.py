@@ -116,3 +116,14 @@ def test_cellwork_worker_is_a_celery_worker_with_the_right_queues(shop, broker, 
     told = json.loads(next(line for line in log.read_text().splitlines() if line.startswith('{"executor"')))
     assert (told["executor"], told["queues"], told["slots"]) == ("docker", ["docker"], 1)
     assert told["command"][-2:] == ["-n", "front@test"]
+
+
+@pytest.mark.parametrize("words", ["worker", "ps", "reap"])
+def test_a_broker_that_refuses_the_password_is_one_line(shop, broker, words):
+    url = broker.replace("redis://", "redis://nobody:wrong@") + "/0"
+    command = [sys.executable, "-m", "cellwork", words, "-A", "shop.app"]
+    env = {**os.environ, "CELERY_BROKER_URL": url}
+    ran = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1), ran.stderr
+    where = broker.removeprefix("redis://")
+    assert f"the broker at {where}/0 (broker_url) answers, and refuses: invalid username" in ran.stderr

@@ -10,10 +10,16 @@ from urllib.parse import urlsplit
 import click
 from celery import Celery
 from celery.app.utils import find_app
+from redis import RedisError
+
+from cellwork.broker import Broker
 
 #: Where `configure` expects Redis when nothing is said.
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 REDIS_PORT = 6379
+
+#: Schemes of brokers that have one address.
+_PROBED = frozenset({"redis", "rediss", "valkey", "valkeys"})
 
 
 def load(name: str) -> Celery:
@@ -87,7 +93,7 @@ def place(url: str) -> str:
 
 
 def reach(app: Celery) -> None:
-    """Make sure that the broker answers.
+    """Make sure that the broker answers, and lets us in.
 
     Raises:
         click.ClickException: it does not; says what to do.
@@ -98,12 +104,24 @@ def reach(app: Celery) -> None:
             f"the broker at {place(url)} (broker_url) does not answer; start it (cellwork up starts one here), or "
             f"correct the URL"
         )
+    if urlsplit(url).scheme not in _PROBED:
+        return
+    broker = Broker(app)
+    try:
+        broker.client.ping()
+    except RedisError as error:
+        raise click.ClickException(
+            f"the broker at {place(url)} (broker_url) answers, and refuses: {str(error).rstrip('.')}; correct the URL, "
+            f"its user and password among it"
+        ) from error
+    finally:
+        broker.close()
 
 
 def answers(url: str, timeout: float = 2.0) -> bool:
     """True if something listens at the broker's address, or if that cannot be told so. `timeout` in seconds."""
     parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss", "valkey", "valkeys") or "," in url or ";" in url:
+    if parts.scheme not in _PROBED or ";" in url:
         return True  # sentinels, sockets and other brokers speak for themselves
     try:
         with socket.create_connection((parts.hostname or "localhost", parts.port or REDIS_PORT), timeout):

@@ -4,7 +4,8 @@ import difflib
 import importlib
 import json
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from cellwork.image import Image
 from cellwork.quantity import format_bytes
 
 from .target import app_of
+
+#: Seconds for an image that is only copied.
+_TIMEOUT = 1800.0
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
@@ -57,15 +61,17 @@ class _Engine:
         """Build one, with a bar that shows the step."""
         rules: Any = importlib.import_module("cellwork_worker.policy").load(settings.load(app).policy)
         imagebuild: Any = importlib.import_module("cellwork_worker.imagebuild")
-        bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        # On standard error, so that what a program reads is only the result.
-        with Progress(*bar, TextColumn("{task.fields[step]}"), console=Console(stderr=True)) as progress:
-            shown = progress.add_task(tag, total=None, step="")
-
-            def say(step: int, of: int, text: str) -> None:
-                progress.update(shown, completed=step, total=of, step=escape(text[:60]))
-
+        with _steps(tag) as say:
             imagebuild.build(image, tag, app, self.builder, rules.build_timeout, say)
+
+
+@contextmanager
+def _steps(tag: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar that shows the step of a build; on standard error, so that what a program reads is only the result."""
+    bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*bar, TextColumn("{task.fields[step]}"), console=Console(stderr=True)) as progress:
+        shown = progress.add_task(tag, total=None, step="")
+        yield lambda step, of, text: progress.update(shown, completed=step, total=of, step=escape(text[:60]))
 
 
 @click.group(short_help="Images that tasks declare: build, push, ls, prune …")
@@ -192,7 +198,8 @@ def from_venv(tag: str, base: str, site_packages: str | None, as_json: bool) -> 
     target = "/opt/cellwork/site-packages"
     image = Image(base, name="venv").copy(str(folder), target).env(PYTHONPATH=target)
     labels = {"cellwork.image": tag, "cellwork.dockerfile": image.text}
-    engine.builder.build(image, tag, labels, 1800.0, lambda step, of, text: None, {})
+    with _steps(tag) as say:
+        engine.builder.build(image, tag, labels, _TIMEOUT, say, {})
     size = engine.builder.inspect(tag)["Size"]
     _show([{"image": tag, "size": size}], as_json, lambda row: f"built {tag}, {format_bytes(size)}")
 
