@@ -15,7 +15,7 @@ from celery.utils import uuid
 from kombu.exceptions import EncodeError
 from kombu.messaging import Producer
 
-from . import broker, idempotency, router, settings
+from . import adhoc, broker, idempotency, pins, router, settings
 from . import spec as specs
 from .arguments import invalid_argument
 from .errors import InvalidSetting
@@ -87,6 +87,7 @@ def configure(app: A, **given: Any) -> A:
         raise InvalidSetting(f"configure(app): task_cls={base!r} is not accepted; give the class itself")
     inner.task = _checked_task(app, app.task)
     inner.send_task = _checked_send(app, app.send_task)
+    adhoc.declare(app)
     if "flower.command" in sys.modules and "flower" in sys.argv:
         # `celery -A … flower`, which has imported it before the application. Nobody else needs the pages.
         import_module("cellwork.flower").install()
@@ -159,6 +160,7 @@ def _checked_send(app: Any, send: Callable[..., Any]) -> Callable[..., Any]:
         _check_options(name, options)
         called = specs.merge(_inherited(name, options), specs.parse(name, said))
         declared = getattr(task, "cellwork_spec", None) or ContainerSpec()
+        called = pins.of(app).pin(specs.merge(declared, stamped), called)
         queue = options.get("queue") or getattr(task, "queue", None)
         earlier = None if said else router.kept((options.get("headers") or {}).get("cellwork"))
         route = earlier or router.of(app).decide(

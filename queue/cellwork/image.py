@@ -19,12 +19,16 @@ from .imagefiles import File
 _CODE = "/opt/cellwork/app"
 #: Where files that only the build needs go.
 _BUILD = "/opt/cellwork/build"
+#: Where a step finds its secrets, one file each.
+SECRETS = "/run/secrets"
 
 _PIP = ("python3", "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore")
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?:=[\w.+:~-]+)?", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FROM = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE | re.MULTILINE)
+#: BuildKit's way to say that a step sees a secret; the classic builder cannot, so the builder looks for these.
+_SECRET = re.compile(r"--mount=type=secret,(?:[^\s]*,)?id=(\w+)")
 _INCLUDE = re.compile(r"^\s*(-r|-c|--requirement|--constraint)\b", re.MULTILINE)
 
 
@@ -92,37 +96,54 @@ class Image(msgspec.Struct, frozen=True):
         )
 
     def pip(
-        self, *requirements: str, file: str = "", pyproject: str = "", index_url: str = "", extra_index_url: str = ""
+        self,
+        *packages: str,
+        requirements: str = "",
+        pyproject: str = "",
+        index_url: str = "",
+        extra_index_url: str = "",
+        index_secret: str = "",
     ) -> "Image":
         """Install Python libraries.
 
         Args:
-            *requirements: as for ``pip install``: ``"pandas==2.2.3"``.
-            file: a requirements file, which must not include others.
+            *packages: as for ``pip install``: ``"pandas==2.2.3"``.
+            requirements: a requirements file, which must not include others.
             pyproject: a pyproject.toml, whose dependencies are installed; a uv.lock beside it says which versions.
             index_url, extra_index_url: other package indexes; without a password, which would stay in the image.
+            index_secret: the name of the builder's secret that is the whole address of an index, password and all.
         """
-        wrong = [one for one in requirements if one.startswith("-") or not one.strip()]
-        if wrong or not (requirements or file or pyproject):
-            raise InvalidSpec(f"image: pip{requirements!r} is not accepted; it takes requirements, file= or pyproject=")
+        wrong = [one for one in packages if one.startswith("-") or not one.strip()]
+        if wrong or not (packages or requirements or pyproject):
+            raise InvalidSpec(f"image: pip{packages!r} is not accepted; it takes packages, requirements= or pyproject=")
         words = list(_PIP)
         for option, url in (("--index-url", index_url), ("--extra-index-url", extra_index_url)):
             if "@" in urlsplit(url).netloc:
                 raise InvalidSpec(
-                    f"image: {option} has a password in it, which everybody who has the image could read; use an index "
-                    f"that the build may reach without one"
+                    f"image: {option} has a password in it, which everybody who has the image could read; give the "
+                    f"builder the whole address as a secret, and its name as index_secret="
                 )
             words += [option, url] if url else []
         image = self
-        if file:
-            if _INCLUDE.search(imagefiles.read(self._one(file)).decode(errors="replace")):
-                raise InvalidSpec(f"image: {file} includes other files (-r, -c), which would not be in the image")
-            image = image._copy(file, f"{_BUILD}/{file.lstrip('/')}")
-            words += ["--requirement", f"{_BUILD}/{file.lstrip('/')}"]
+        if requirements:
+            if _INCLUDE.search(imagefiles.read(self._one(requirements)).decode(errors="replace")):
+                raise InvalidSpec(
+                    f"image: {requirements} includes other files (-r, -c), which would not be in the image"
+                )
+            there = f"{_BUILD}/{requirements.lstrip('/')}"
+            image = image._copy(requirements, there)
+            words += ["--requirement", there]
         if pyproject:
             image, more = image._pyproject(pyproject)
             words += more
-        return image._exec([*words, *requirements]) if len(words) + len(requirements) > len(_PIP) else image
+        words += packages
+        if len(words) == len(_PIP):
+            return image  # a project without dependencies
+        if not index_secret:
+            return image._exec(words)
+        return image.run(
+            f'PIP_INDEX_URL="$(cat {SECRETS}/{index_secret})" exec {shlex.join(words)}', secrets=(index_secret,)
+        )
 
     def copy(self, source: str, target: str = "") -> "Image":
         """Copy a file or a folder.
@@ -140,9 +161,17 @@ class Image(msgspec.Struct, frozen=True):
         inside = Path(source).name if Path(source).is_absolute() else Path(source).as_posix()
         return self._copy(source, str(Path(_CODE, inside))).env(PYTHONPATH=_CODE)
 
-    def run(self, command: str) -> "Image":
-        """Run a shell command while building."""
-        return self._exec(["/bin/sh", "-c", command])
+    def run(self, command: str, secrets: tuple[str, ...] = ()) -> "Image":
+        """Run a shell command while building.
+
+        Args:
+            command: for ``/bin/sh -c``.
+            secrets: names of the builder's secrets, which this step alone finds as files ``/run/secrets/NAME``. They
+                are in no layer, no history and no message; what the command writes elsewhere stays in the image.
+        """
+        if not all(_VARIABLE.fullmatch(name) for name in secrets):
+            raise InvalidSpec(f"image: secrets={secrets!r} is not accepted; it takes a list of names like PIP_INDEX")
+        return self._exec(["/bin/sh", "-c", command], secrets)
 
     def env(self, **variables: str) -> "Image":
         """Set environment variables, for the steps that follow and for the tasks. No secrets: they can be read."""
@@ -168,6 +197,11 @@ class Image(msgspec.Struct, frozen=True):
         if self.dockerfile:
             return imagefiles.read(self._one(self.dockerfile)).decode(errors="replace")
         return "\n".join((f"FROM {self.base}", *self.steps)) + "\n"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Names of the secrets that its build needs."""
+        return tuple(dict.fromkeys(_SECRET.findall(self.text)))
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -231,9 +265,10 @@ class Image(msgspec.Struct, frozen=True):
             raise InvalidSpec(f"image: {path} is not TOML: {error}") from None
         return self, [str(one) for one in project.get("dependencies", [])]
 
-    def _exec(self, argv: list[str]) -> "Image":
+    def _exec(self, argv: list[str], secrets: tuple[str, ...] = ()) -> "Image":
         # As JSON no word is read by a shell.
-        return self._step("RUN " + json.dumps(argv))
+        mounts = "".join(f"--mount=type=secret,id={name},required=true " for name in secrets)
+        return self._step(f"RUN {mounts}{json.dumps(argv)}")
 
     def _copy(self, source: str, target: str) -> "Image":
         # In the context, what is outside of `root` has its last part as its name.

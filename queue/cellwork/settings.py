@@ -95,6 +95,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     keep_failed_for: float = 0.0
     #: Folder of the secrets that tasks name, one file each; then CELLWORK_SECRET_<NAME> in the worker's environment.
     secrets_dir: str | None = None
+    #: File of images' digests that ``cellwork images push --digests`` wrote. Producers put the digest into the message,
+    #: so that every executor runs the same bytes.
+    image_digests: str | None = None
     #: The worker's policy (cellwork_worker.policy.Policy).
     policy: dict[str, Any] = {}
     #: Keeps installations that share an engine or a Redis apart.
@@ -105,6 +108,7 @@ _SCALARS = {
     "executor": str,
     "installation": str,
     "secrets_dir": str,
+    "image_digests": str,
     "infra_backoff": float,
     "engine_patience": float,
     "kill_grace": float,

@@ -33,6 +33,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: As the task names it, and the engine's id of what that name meant.
     image: str | None = None
     image_digest: str | None = None
+    #: Its size, with its base, where the engine tells.
+    image_bytes: int | None = None
     #: Celery's node name, and the machine it is on.
     worker: str
     host: str

@@ -148,6 +148,7 @@ def test_a_tasks_page_and_the_list_show_its_sandbox(flower, shop, worker, page):
     ):
         expect(shown[name].locator("dd")).to_have_text(value)
     expect(shown["Image digest"].locator("dd")).to_contain_text("sha256:")
+    expect(shown["Image size"].locator("dd")).to_contain_text("MiB")
     for name, pattern in (("Peak memory", r"\d+(\.\d+)? MiB"), ("CPU time", r"\d.*s"), ("Time to start", r"\d.*s")):
         expect(shown[name].locator("dd")).to_have_text(re.compile(pattern))
     page.goto("/tasks")

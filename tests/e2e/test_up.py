@@ -1,5 +1,6 @@
 """``cellwork up``: broker, worker and Flower from one command, and all of them gone after Ctrl-C."""
 
+import json
 import os
 import signal
 import socket
@@ -41,7 +42,7 @@ def test_up_starts_everything_and_ctrl_c_stops_it(engine, tmp_path, executor):
     log = tmp_path / "up.log"
     with log.open("wb") as out:
         up = subprocess.Popen(
-            [*UP, "-A", "shop.app", "-c", "1", "--executor", executor, "--flower-port", str(flower)],
+            [*UP, "-A", "shop.app", "-c", "1", "--executor", executor, "--flower-port", str(flower), "--json"],
             cwd=PROJECT,
             env=env,
             stdout=out,
@@ -61,7 +62,9 @@ def test_up_starts_everything_and_ctrl_c_stops_it(engine, tmp_path, executor):
         assert up.wait(60) == 0, log.read_text()
     assert not [child for child in children if child.is_running()]
     text = log.read_text()
-    assert "embedded Valkey" in text
+    told = json.loads(next(line for line in text.splitlines() if line.startswith('{"broker"')))
+    assert told["broker"] == f"embedded Valkey at 127.0.0.1:{port}, in memory"
+    assert told["monitor"] == f"http://127.0.0.1:{flower}"
     assert ("isolates nothing" in text) == (executor == "process")
     left = engine.api.containers(all=True, filters={"label": f"cellwork.installation=tests-up-{port}"})
     assert left == []

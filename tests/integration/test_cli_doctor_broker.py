@@ -38,6 +38,19 @@ def test_doctor_tells_the_brokers_persistence_and_clock_and_the_tested_versions(
     assert found["versions"]["facts"]["celery"].startswith("5.7")
 
 
+def test_doctor_tells_the_engine_the_result_backend_and_the_images_that_tasks_use(shop, engine):
+    found = rows()
+    assert {"version", "cgroup", "storage", "disk", "live-restore", "clock"} <= {"version", *found["docker"]["facts"]}
+    assert "free of" in found["docker"]["facts"]["disk"]
+    assert found["results"]["ok"]
+    assert "visibility_timeout=60" in found["redis"]["facts"]["transport"]
+    image = engine.images.get("cellwork/busybox:base")
+    (digest,) = [one.partition("@")[2] for one in image.attrs["RepoDigests"][:1]] or [image.id]
+    assert found["images"]["facts"]["cellwork/busybox:base"].endswith(digest)
+    assert "MiB, sha256:" in found["images"]["facts"]["cellwork/python:base"]
+    assert "registry" not in found, "no image names one"
+
+
 def test_doctor_refuses_a_broker_that_evicts_keys_when_it_is_full(shop, redis):
     redis.config_set("maxmemory", "500mb")
     redis.config_set("maxmemory-policy", "allkeys-lru")

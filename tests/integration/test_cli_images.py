@@ -30,8 +30,12 @@ def stock(tmp_path, name):
 def images(broker, engine, name, stock):
     """Type ``cellwork images …``; what it built is removed afterwards."""
 
-    def run(*words: str, as_celery: bool = False, **env: str) -> "subprocess.CompletedProcess[str]":
-        if as_celery:
+    def run(
+        *words: str, as_celery: bool = False, group: str = "images", **env: str
+    ) -> "subprocess.CompletedProcess[str]":
+        if not group:
+            command = ["cellwork", *words]
+        elif as_celery:
             command = ["celery", "-A", "cupboard", "cellwork", "images", *words]
         else:
             command = ["cellwork", "images", "-A", "cupboard", *words]
@@ -114,6 +118,42 @@ def test_a_build_that_fails_ends_with_status_1_and_the_steps_last_lines(images):
     assert "Traceback" not in images("build", as_celery=True, CUPBOARD_COMMAND="exit 3").stderr
 
 
+SECRETS = {"CELLWORK_SECRET_TOKEN": "hush-hush-hush", "CELLWORK_SECRET_KEY": "-----BEGIN\nkey of two lines\n"}
+
+
+def test_a_step_sees_its_secrets_and_nothing_keeps_them(images, engine):
+    """Nor what the build says, nor the layers, the history, the labels, or the engine's list of containers."""
+    command = "cd /run/secrets && cat TOKEN KEY && cat TOKEN KEY | wc -c > /size"
+    ran = images("build", "--json", CUPBOARD_SECRET_COMMAND=command, **SECRETS)
+    (built,) = good(ran)
+    image = engine.images.get(built["image"])
+    layers = b"".join(image.save())
+    everything = [ran.stderr, json.dumps(image.attrs), json.dumps(image.history())]
+    for value in (b"hush-hush", b"key of two lines"):
+        assert value not in layers
+        assert not any(value.decode() in text for text in everything)
+    base = engine.images.get("cellwork/busybox:base")
+    starts = [(one.attrs["Config"]["Cmd"], one.attrs["Config"]["Entrypoint"] or None) for one in (image, base)]
+    assert starts[0] == starts[1]
+    assert {"PRICE=5", "AFTER=it"} <= set(image.attrs["Config"]["Env"])
+    said = engine.containers.run(
+        built["image"], ["sh", "-c", "cat /size; ls /run/secrets"], remove=True, network_mode="none"
+    )
+    assert said == b"42\n"
+    assert not engine.api.containers(all=True, filters={"ancestor": built["image"]})
+    (again,) = good(images("build", "--json", CUPBOARD_SECRET_COMMAND=command))
+    assert again["built"] is False, "and so needs no secret"
+
+
+def test_a_step_with_secrets_that_fails_quotes_its_lines_without_them(images):
+    ran = images("build", CUPBOARD_SECRET_COMMAND="echo flour is out; cat /run/secrets/TOKEN; exit 3", **SECRETS)
+    assert ran.returncode == 1
+    assert "step 5/6 (RUN --mount=type=secret,id=TOKEN" in ran.stderr
+    assert "failed: status 3\nIts last lines:\n  flour is out\n  [redacted]\n" in ran.stderr
+    ran = images("build", CUPBOARD_SECRET_COMMAND="true")
+    assert (ran.returncode, "there is no secret TOKEN here" in ran.stderr) == (1, True)
+
+
 def test_a_push_to_a_registry_that_does_not_answer_is_one_clear_error(images):
     good(images("build", "--json"))
     ran = images("push")
@@ -124,15 +164,35 @@ def test_a_push_to_a_registry_that_does_not_answer_is_one_clear_error(images):
     assert "docker login 127.0.0.1:1" in ran.stderr
 
 
-def test_what_was_pushed_is_the_same_bytes_by_its_digest(images, engine):
+def test_what_was_pushed_is_the_same_bytes_by_its_digest(images, engine, stock):
     (built,) = good(images("build", "--json"))
     with storing() as registry:
-        (pushed,) = good(images("push", "--registry", registry.name, "--json"))
+        digests = stock.with_name("digests.json")
+        (pushed,) = good(images("push", "--registry", registry.name, "--digests", str(digests), "--json"))
+        assert json.loads(digests.read_text()) == {built["image"]: pushed["digest"]}
         assert pushed["image"] == f"{registry.name}/{built['image']}"
         assert pushed["digest"].startswith(f"{registry.name}/cellwork/busybox@sha256:")
         engine.api.remove_image(built["id"], force=True)
         engine.api.pull(pushed["digest"])
         assert engine.images.get(pushed["digest"]).id == built["id"]
+
+
+def test_doctor_asks_the_registries_that_images_name(images, broker):
+    def row() -> dict:
+        ran = images("doctor", "-A", "cupboard", "--json", group="", CUPBOARD_REGISTRY=registry.name)
+        return next(row for row in json.loads(ran.stdout) if row["what"] == "registry")
+
+    with storing() as registry:
+        missing = row()
+        assert not missing["ok"], "neither on the engine nor in its registry"
+        assert "0 of 1 give what is asked for" in missing["detail"]
+        (built,) = good(images("build", "--json", CUPBOARD_REGISTRY=registry.name))
+        (pushed,) = good(images("push", "--json", CUPBOARD_REGISTRY=registry.name))
+        digest = pushed["digest"].partition("@")[2]
+        assert row()["facts"][registry.name] == f"has {built['image']} as {digest}"
+    gone = row()
+    assert gone["ok"], "the image is here"
+    assert gone["detail"] == f"0 of 1 give what is asked for; not: {registry.name} (the images are here)"
 
 
 def test_without_an_engine_every_command_says_how_to_start_one(images):

@@ -69,12 +69,13 @@ def test_ps_without_a_worker_and_without_a_broker_is_one_clear_line(shop):
     ran = run("ps", env={"CELERY_BROKER_URL": os.environ["CELERY_BROKER_URL"].removesuffix("/0") + "/9"})
     assert (ran.returncode, ran.stderr) == (
         1,
-        "Error: no worker answered within 1 s; start one: cellwork up, or celery -A … worker\n",
+        "Error: no worker answered within 1 s; start one: cellwork worker -A …, or cellwork up\n",
     )
     ran = run("ps", env={"CELERY_BROKER_URL": "redis://:hush@127.0.0.1:1/0"})
     assert (ran.returncode, ran.stderr) == (
         1,
-        "Error: the broker at 127.0.0.1:1/0 (broker_url) does not answer; start it\n",
+        "Error: the broker at 127.0.0.1:1/0 (broker_url) does not answer; start it (cellwork up starts one here), or "
+        "correct the URL\n",
     )
 
 
@@ -82,6 +83,9 @@ def test_ps_without_a_worker_and_without_a_broker_is_one_clear_line(shop):
 def test_exec_runs_a_program_in_the_sandbox_and_gives_its_status(sleeper, as_celery):
     ran = run("exec", sleeper.id, "--", "sh", "-c", "id -u; exit 7", as_celery=as_celery)
     assert (ran.returncode, ran.stdout) == (7, "65534\n")
+    ran = run("exec", "--json", sleeper.id, "--", "sh", "-c", "echo out; echo err >&2; exit 7", as_celery=as_celery)
+    told = {"sandbox": f"cellwork-{sleeper.id}-0", "status": 7, "stdout": "out\n", "stderr": "err\n"}
+    assert (ran.returncode, json.loads(ran.stdout)) == (7, told)
 
 
 def test_exec_gives_a_shell_the_input_and_a_terminal(sleeper):
@@ -120,7 +124,8 @@ def test_exec_names_the_host_of_a_sandbox_that_is_no_container_here(shop, start_
 def test_cp_copies_files_and_folders_both_ways_where_the_task_can_write(sleeper, tmp_path: Path):
     (tmp_path / "in.txt").write_text("täxt")
     good("cp", str(tmp_path / "in.txt"), f"{sleeper.id}:/tmp/copy.txt")
-    good("cp", str(tmp_path / "in.txt"), f"{sleeper.id}:/tmp/")
+    copied = json.loads(good("cp", "--json", str(tmp_path / "in.txt"), f"{sleeper.id}:/tmp/"))
+    assert copied == {"source": str(tmp_path / "in.txt"), "target": f"{sleeper.id}:/tmp/"}
     assert good("exec", sleeper.id, "--", "cat", "/tmp/copy.txt", "/tmp/in.txt") == "täxttäxt"
     good("cp", f"{sleeper.id}:/tmp/copy.txt", str(tmp_path / "back.txt"), as_celery=True)
     assert (tmp_path / "back.txt").read_text() == "täxt"

@@ -38,6 +38,7 @@ def poison(shop, start_worker, client, engine, installation):
         ["sh", "-c", f"echo it began; echo '{'0' * 32} {{}}'; echo it dies"],
         name=f"cellwork-{result.id}-0",
         labels={"cellwork.installation": installation, "cellwork.worker": "dead4@test"},
+        network_mode="none",
         detach=True,
     )
     container.wait()
@@ -60,7 +61,8 @@ def test_a_task_past_max_deliveries_fails_is_shown_and_can_be_sent_again(poison,
     assert "it dies" in shown
     assert "last words" in shown
 
-    assert cellwork("requeue", poison.id).returncode == 0
+    (requeued,) = json.loads(cellwork("requeue", "--json", poison.id).stdout)
+    assert requeued == {"task_id": poison.id, "task": "shop.tasks.echo", "done": "sent to poison"}
     outcome = partial(shop.app.app.backend.get_task_meta, poison.id, cache=False)
     wait_until(lambda: outcome()["result"] == "last words", timeout=TIMEOUT, what="the task to have run")
     assert json.loads(cellwork("list", "--json").stdout) == []
@@ -69,7 +71,7 @@ def test_a_task_past_max_deliveries_fails_is_shown_and_can_be_sent_again(poison,
 def test_a_dead_letter_can_be_dropped_and_one_that_is_not_there_is_named(poison, client):
     with pytest.raises(Poisoned):
         poison.get(timeout=TIMEOUT)
-    assert cellwork("drop", poison.id).returncode == 0
+    assert json.loads(cellwork("drop", "--json", poison.id).stdout)[0]["done"] == "dropped"
     assert cellwork("list").stdout == "no dead letters\n"
     missing = cellwork("show", poison.id)
     assert (missing.returncode, missing.stdout) == (1, "")

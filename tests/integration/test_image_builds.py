@@ -143,17 +143,26 @@ def test_a_worker_that_may_not_build_says_where_it_is_to_be_done(start, send, en
     assert built(engine, name) == []
 
 
-def test_a_worker_that_may_not_build_pulls_from_the_images_registry(start, send, engine, name, nothing_left):
+def test_a_worker_that_may_not_build_pulls_from_the_images_registry(
+    start, send, engine, name, nothing_left, remove_image
+):
     with storing() as registry:
         builder = start(PANTRY_REGISTRY=registry.name)
         said = send("shelf").get(timeout=TIMEOUT)
         assert builds(builder) == 1
         ((tag,),) = [image["RepoTags"] for image in built(engine, name)]
         assert tag.startswith(f"{registry.name}/cellwork/pantry-busybox:")
-        push(Engine(), tag, tag)
+        digest = push(Engine(), tag, tag)
         builder.stop()
         nothing_left()
         engine.api.remove_image(tag, force=True)
         runner = start(PANTRY_REGISTRY=registry.name, PANTRY_BUILD="deny")
         assert send("shelf").get(timeout=TIMEOUT) == said
         assert builds(runner) == 0
+        # By its digest, as a message of a producer has it that knows the digests.
+        nothing_left()
+        remove_image(tag)
+        result = send("shelf", image=digest)
+        assert result.get(timeout=TIMEOUT) == said
+        assert engine.images.get(digest).attrs["RepoTags"] == []
+        remove_image(digest)

@@ -107,7 +107,8 @@ def test_a_run_is_told_with_all_that_is_known_of_it(tasks, worker_store, engine)
     assert (run.task, run.outcome, run.executor, run.queue) == ("shop.tasks.busy", "success", "docker", "docker")
     assert (run.worker, run.image, run.route) == ("shared@test", "cellwork/python:base", "docker")
     assert run.reason
-    assert run.image_digest == engine.images.get("cellwork/python:base").id
+    image = engine.images.get("cellwork/python:base")
+    assert (run.image_digest, run.image_bytes) == (image.id, image.attrs["Size"])
     assert run.start in ("cold", "warm")
     assert 0.2 < run.cpu_seconds < 30
     assert 40 << 20 < run.peak_memory_bytes < 128 << 20

@@ -4,6 +4,7 @@ import pytest
 
 from cellwork import Image
 from cellwork.errors import InvalidSpec
+from cellwork_worker.executors.docker.progress import Progress
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_a_registry_is_part_of_the_tag_and_of_nothing_else(image, tmp_path):
 def test_a_requirements_file_is_copied_and_hashed_and_may_not_include_others(image, tmp_path):
     file = tmp_path / "requirements.txt"
     file.write_text("six==1.17.0\n")
-    made = image.pip(file="requirements.txt")
+    made = image.pip(requirements="requirements.txt")
     before = made.tag
     assert 'COPY ["requirements.txt", "/opt/cellwork/build/requirements.txt"]' in made.text
     assert '"--requirement", "/opt/cellwork/build/requirements.txt"]' in made.text
@@ -72,7 +73,32 @@ def test_a_requirements_file_is_copied_and_hashed_and_may_not_include_others(ima
     assert made.tag != before
     file.write_text("-r more.txt\n")
     with pytest.raises(InvalidSpec, match="includes other files"):
-        image.pip(file="requirements.txt")
+        image.pip(requirements="requirements.txt")
+
+
+def test_secrets_are_named_in_the_steps_that_see_them(image):
+    made = image.run("npm ci", secrets=("NPM", "KEY")).pip("shop", index_secret="INDEX").run("true")
+    assert made.secrets == ("NPM", "KEY", "INDEX")
+    assert made.steps[0] == (
+        "RUN --mount=type=secret,id=NPM,required=true --mount=type=secret,id=KEY,required=true "
+        '["/bin/sh", "-c", "npm ci"]'
+    )
+    assert "PIP_INDEX_URL=" in made.steps[1]
+    assert image.run("npm ci").tag != image.run("npm ci", secrets=("NPM",)).tag
+    with pytest.raises(InvalidSpec, match="takes a list of names"):
+        image.run("true", secrets=("a,target=/etc",))
+
+
+def test_a_secret_in_two_pieces_and_an_address_password_are_told_to_nobody():
+    said: list[str] = []
+    progress = Progress("a:1", lambda step, of, text: said.append(text), ["hush-hush", "https://me:pass-word@index/"])
+    progress.at(1, 2, "RUN echo hush-hush")
+    progress.printed_by(1, b"it is hush-")
+    progress.printed_by(1, b"hush\nand pass-word\n")
+    told = str(progress.failed("status 1: hush-hush"))
+    assert "hush" not in told + str(said)
+    assert "pass-word" not in told
+    assert "step 1/2 (RUN echo [redacted]) failed: status 1: [redacted]" in told
 
 
 def test_a_pyprojects_dependencies_are_installed_and_a_lock_beside_it_decides_versions(image, tmp_path):
@@ -102,7 +128,7 @@ def test_a_dockerfile_of_ones_own_names_its_files_and_its_bases_are_found(tmp_pa
         (lambda image: image.copy("../x"), "leads out of"),
         (lambda image: image.copy("shop", "relative"), "absolute path in the image"),
         (lambda image: image.apt("a; rm -rf /"), "names of Debian packages"),
-        (lambda image: image.pip("--index-url=http://x"), "it takes requirements"),
+        (lambda image: image.pip("--index-url=http://x"), "it takes packages"),
         (lambda image: image.pip("six", index_url="https://me:hush@index.example/simple"), "has a password"),
         (lambda image: image.user("root\nRUN x"), '"name" or "uid:gid"'),
         (lambda image: Image(), "give a base"),

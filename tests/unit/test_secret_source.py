@@ -20,9 +20,7 @@ def test_a_file_wins_over_the_environment_and_a_mapping_renames(tmp_path: Path, 
 
 def test_a_secret_that_is_missing_or_too_short_is_named_and_its_value_is_not(tmp_path, monkeypatch):
     spec = specs.parse("shop.t", {"secrets": ("NOPE",)})
-    with pytest.raises(
-        InvalidSpec, match=r"task shop\.t: this worker has no secret NOPE: no file .*/NOPE, and no CELL"
-    ):
+    with pytest.raises(InvalidSpec, match=r"task shop\.t: there is no secret NOPE here: no file .*/NOPE, and no CELL"):
         SecretSource(str(tmp_path))("shop.t", spec)
     monkeypatch.setenv("CELLWORK_SECRET_NOPE", "abc")
     with pytest.raises(InvalidSpec) as caught:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,14 +12,15 @@ from redis import RedisError
 from redis.exceptions import LockError
 from redis.lock import Lock
 
-from cellwork import declared
+from cellwork import declared, settings
 from cellwork.broker import Broker
-from cellwork.errors import BrokerUnavailable, ImageBuildFailed
+from cellwork.errors import BrokerUnavailable, ImageBuildFailed, InvalidSpec
 from cellwork.image import Image
 from cellwork.spec import ContainerSpec
 from cellwork_worker import policy
 from cellwork_worker.job import Ended, Job
 from cellwork_worker.policy import Policy
+from cellwork_worker.secret_source import SecretSource
 
 logger = logging.getLogger("cellwork.worker")
 
@@ -43,8 +44,10 @@ class Builder(Protocol):
     def pull(self, task: str, spec: ContainerSpec) -> bool:
         """Pull the spec's image; False: its registry does not give it."""
 
-    def build(self, image: Image, tag: str, labels: dict[str, str], timeout: float, say: Say) -> None:
-        """Build; `timeout` in seconds.
+    def build(
+        self, image: Image, tag: str, labels: dict[str, str], timeout: float, say: Say, secrets: Mapping[str, str]
+    ) -> None:
+        """Build; `timeout` in seconds. `secrets`: those that the image names, which must not stay anywhere.
 
         Raises:
             ImageBuildFailed: with the failing step and the last lines that it printed.
@@ -122,8 +125,8 @@ class Images:
         began = time.monotonic()
         logger.info("image %s is built for task %s", tag, task)
         try:
-            build(image, tag, str(self._app.main), builder, self._policy.build_timeout, lambda step, of, text: None)
-        except ImageBuildFailed as error:
+            build(image, tag, self._app, builder, self._policy.build_timeout, lambda step, of, text: None)
+        except (ImageBuildFailed, InvalidSpec) as error:
             self._failed[tag] = time.monotonic(), f"task {task}: {error}"
             raise ImageBuildFailed(f"task {task}: {error}") from error
         logger.info("image %s was built in %.1f s", tag, time.monotonic() - began)
@@ -166,11 +169,11 @@ def _renew(lock: Lock, over: threading.Event) -> None:
             logger.warning("the lock of an image's build could not be renewed: %s", error)
 
 
-def build(image: Image, tag: str, app: str, builder: Builder, timeout: float, say: Say) -> None:
+def build(image: Image, tag: str, app: Any, builder: Builder, timeout: float, say: Say) -> None:
     """Build a declared image under its tag.
 
     Args:
-        app: the application's name: what ``cellwork images prune`` goes by.
+        app: the application, whose name ``cellwork images prune`` goes by.
         timeout: seconds.
 
     Raises:
@@ -181,5 +184,7 @@ def build(image: Image, tag: str, app: str, builder: Builder, timeout: float, sa
             f"image {tag}: its files have changed since this process loaded the app (they make {image.tag} now); "
             f"restart it"
         )
-    labels = {"cellwork.image": image.repository, "cellwork.app": app, "cellwork.dockerfile": image.text}
-    builder.build(image, tag, labels, timeout, say)
+    labels = {"cellwork.image": image.repository, "cellwork.app": str(app.main), "cellwork.dockerfile": image.text}
+    source = SecretSource(settings.load(app).secrets_dir)
+    secrets = {name: source.value(f"image {tag}", name) for name in image.secrets}
+    builder.build(image, tag, labels, timeout, say, secrets)

@@ -76,6 +76,7 @@ class Meter:
             executor=executor,
             image=None if executor == "process" else spec.image,
             image_digest=exit_.image_id or None,
+            image_bytes=exit_.image_bytes,
             worker=worker,
             host=exit_.node or socket.gethostname(),
             queue=str((job.request.delivery_info or {}).get("routing_key") or ""),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from cellwork import adhoc
 from cellwork.errors import InvalidSetting, PolicyViolation
 from cellwork.image import Image
 from cellwork.quantity import format_bytes, parse_bytes
@@ -26,6 +27,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     build: Literal["allow", "deny"] = "allow"
     #: Seconds that a build may take.
     build_timeout: float = 1800.0
+    #: Whether this worker takes commands that no task of the app declares (``cellwork run IMAGE -- …``). A worker whose
+    #: sandboxes isolate nothing never does.
+    commands: Literal["allow", "deny"] = "allow"
     #: Globs over network names. ``host`` and ``container:…`` are refused whatever stands here.
     networks: tuple[str, ...] = ("none", "bridge")
     #: Folders of the host whose content may be mounted. Named volumes need an entry of their own, as a glob.
@@ -92,6 +96,7 @@ def describe(policy: Policy) -> dict[str, str]:
     return {
         "images": names(policy.images) + (", by digest only" if policy.digest_required else ""),
         "building": f"{policy.build}, at most {policy.build_timeout:g} s an image",
+        "commands": f"{policy.commands}, with cellwork run IMAGE -- …",
         "networks": f"{names(policy.networks)}; never the host's or another container's",
         "volumes": f"{names(policy.volumes)}; never /, a socket or a path with ..",
         "devices": names(policy.devices),
@@ -125,6 +130,11 @@ def check(task: str, spec: ContainerSpec, policy: Policy) -> None:
     Raises:
         PolicyViolation: names the task, the field, the value and what is allowed.
     """
+    if task == adhoc.NAME and policy.commands == "deny":
+        raise PolicyViolation(
+            f"task {task}: this worker takes no commands that its app does not declare: its policy says so (commands = "
+            f'"deny" in [cellwork.policy]), or its executor isolates nothing. Declare one with cellwork.command'
+        )
     _check_network(task, spec.network or "none", policy)
     _allow(task, "image", spec.image or "", policy.images)
     if policy.digest_required and "@sha256:" not in (spec.image or ""):

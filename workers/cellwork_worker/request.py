@@ -15,8 +15,8 @@ _HOST = socket.gethostname()
 
 #: Of `Run`, what an event tells under the same name.
 _TOLD = (
-    "executor", "image", "image_digest", "sandbox", "host", "route", "reason", "start", "redelivered", "queue_seconds",
-    "start_seconds", "run_seconds", "cpu_seconds", "peak_memory_bytes", "memory_bytes", "exit_status",
+    "executor", "image", "image_digest", "image_bytes", "sandbox", "host", "route", "reason", "start", "redelivered",
+    "queue_seconds", "start_seconds", "run_seconds", "cpu_seconds", "peak_memory_bytes", "memory_bytes", "exit_status",
 )  # fmt: skip
 
 _ENDS = frozenset({"task-succeeded", "task-failed", "task-retried", "task-revoked"})

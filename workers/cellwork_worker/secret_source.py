@@ -23,30 +23,35 @@ class SecretSource:
         Raises:
             InvalidSpec: this worker has no such secret, or one that is too short. Never says a value.
         """
-        return {variable: self._value(task, name) for variable, name in (spec.secrets or {}).items()}
+        return {variable: self.value(f"task {task}", name) for variable, name in (spec.secrets or {}).items()}
 
-    def _value(self, task: str, name: str) -> str:
-        value = self._read(task, name)
+    def value(self, who: str, name: str) -> str:
+        """One of them. `who` wants it, for the message.
+
+        Raises:
+            InvalidSpec: as above.
+        """
+        value = self._read(who, name)
         if value is None:
             where = f"no file {self._folder / name}, and " if self._folder else ""
             raise InvalidSpec(
-                f"task {task}: this worker has no secret {name}: {where}no CELLWORK_SECRET_{name} in its environment"
+                f"{who}: there is no secret {name} here: {where}no CELLWORK_SECRET_{name} in the environment"
             )
         if len(value) < _LEAST_CHARS:
             raise InvalidSpec(
-                f"task {task}: secret {name} has fewer than {_LEAST_CHARS} characters, and could not be told from "
+                f"{who}: secret {name} has fewer than {_LEAST_CHARS} characters, and could not be told from "
                 f"ordinary output"
             )
         return value
 
-    def _read(self, task: str, name: str) -> str | None:
+    def _read(self, who: str, name: str) -> str | None:
         if self._folder is not None:
             try:
                 return (self._folder / name).read_text().removesuffix("\n")
             except FileNotFoundError:
                 pass  # the environment may have it
             except (OSError, UnicodeDecodeError) as error:
-                raise InvalidSpec(f"task {task}: secret {name} cannot be read: {type(error).__name__}") from None
+                raise InvalidSpec(f"{who}: secret {name} cannot be read: {type(error).__name__}") from None
         return os.environ.get(f"CELLWORK_SECRET_{name}")
 
 

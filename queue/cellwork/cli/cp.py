@@ -4,6 +4,7 @@ Through ``tar`` in the sandbox, not ``docker cp``: that does not see what is mou
 write, is.
 """
 
+import json
 import subprocess
 import tarfile
 import tempfile
@@ -15,12 +16,13 @@ import click
 from . import application, sandbox
 
 
-@click.command()
+@click.command(short_help="Files out of a sandbox, or in: cp ID:/tmp/out.csv .")
 @click.argument("source", metavar="SOURCE")
 @click.argument("target", metavar="TARGET")
 @click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: what was copied, as one JSON object.")
 @click.pass_context
-def cp(context: click.Context, source: str, target: str, name: str | None) -> None:
+def cp(context: click.Context, source: str, target: str, name: str | None, as_json: bool) -> None:
     """Copy a file or folder: cellwork cp ID:/tmp/out.csv .  or  cellwork cp ./in.csv ID:/tmp/
 
     A target that ends with "/" (or, here, is a folder) is what it goes into. The sandbox's image must have tar.
@@ -35,6 +37,8 @@ def cp(context: click.Context, source: str, target: str, name: str | None) -> No
     elif remote_target is not None:
         wanted, path = remote_target
         send(Path(source), sandbox.find(app, wanted), path, into=target.endswith("/"))
+    if as_json:
+        click.echo(json.dumps({"source": source, "target": target}))
 
 
 def _remote(text: str) -> tuple[str, PurePosixPath] | None:

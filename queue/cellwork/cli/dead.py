@@ -1,24 +1,26 @@
 """``cellwork dead``: tasks that failed as `Poisoned`, and what to do with them."""
 
+import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import click
 import msgspec
+from celery import Celery
 
 from cellwork.broker import Broker
 from cellwork.deadletter import DeadLetter, DeadLetters
 
+from . import application
 from .target import app_of
 
 
-@click.group()
+@click.group(short_help="Tasks that were given up: list, show, requeue, drop.")
 @click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
 @click.pass_context
 def dead(context: click.Context, name: str | None) -> None:
     """Tasks that were delivered too often without giving an outcome."""
-    app = app_of(context, name)
-    context.obj = app, DeadLetters(Broker(app))
+    context.meta["cellwork.app"] = name
 
 
 @dead.command("list")
@@ -26,7 +28,7 @@ def dead(context: click.Context, name: str | None) -> None:
 @click.pass_context
 def list_(context: click.Context, as_json: bool) -> None:
     """All of them, oldest first."""
-    letters = context.obj[1].all()
+    letters = _given(context)[1].all()
     if as_json:
         _print_json(letters)
         return
@@ -43,7 +45,7 @@ def list_(context: click.Context, as_json: bool) -> None:
 @click.pass_context
 def show(context: click.Context, task_id: str, as_json: bool) -> None:
     """Everything known about one."""
-    letter = _find(context, task_id)
+    letter = _find(_given(context)[1], task_id)
     if as_json:
         _print_json([letter])
         return
@@ -59,27 +61,46 @@ def show(context: click.Context, task_id: str, as_json: bool) -> None:
 
 @dead.command()
 @click.argument("task_id", metavar="ID...", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
-def requeue(context: click.Context, task_id: tuple[str, ...]) -> None:
+def requeue(context: click.Context, task_id: tuple[str, ...], as_json: bool) -> None:
     """Send them again; their deliveries are counted anew."""
-    app, letters = context.obj
-    for letter in [_find(context, one) for one in task_id]:
+    app, letters = _given(context)
+    found = [_find(letters, one) for one in task_id]
+    for letter in found:
         letters.requeue(app, letter)
-        click.echo(f"{letter.task_id} {letter.task} sent to {letter.routing_key}")
+    _say(found, as_json, lambda letter: f"sent to {letter.routing_key}")
 
 
 @dead.command()
 @click.argument("task_id", metavar="ID...", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
-def drop(context: click.Context, task_id: tuple[str, ...]) -> None:
+def drop(context: click.Context, task_id: tuple[str, ...], as_json: bool) -> None:
     """Forget them; the tasks stay failed."""
-    for letter in [_find(context, one) for one in task_id]:
-        context.obj[1].drop(letter)
-        click.echo(f"{letter.task_id} {letter.task} dropped")
+    _, letters = _given(context)
+    found = [_find(letters, one) for one in task_id]
+    for letter in found:
+        letters.drop(letter)
+    _say(found, as_json, lambda letter: "dropped")
 
 
-def _find(context: click.Context, task_id: str) -> DeadLetter:
-    letter: DeadLetter | None = context.obj[1].get(task_id)
+def _say(letters: list[DeadLetter], as_json: bool, done: Callable[[DeadLetter], str]) -> None:
+    if as_json:
+        click.echo(json.dumps([{"task_id": one.task_id, "task": one.task, "done": done(one)} for one in letters]))
+        return
+    for letter in letters:
+        click.echo(f"{letter.task_id} {letter.task} {done(letter)}")
+
+
+def _given(context: click.Context) -> tuple[Celery, DeadLetters]:
+    app = app_of(context, context.meta["cellwork.app"])
+    application.reach(app)
+    return app, DeadLetters(Broker(app))
+
+
+def _find(letters: DeadLetters, task_id: str) -> DeadLetter:
+    letter = letters.get(task_id)
     if letter is None:
         raise click.ClickException(f"{task_id}: no dead letter with this id; cellwork dead list shows all")
     return letter

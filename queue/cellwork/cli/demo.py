@@ -1,6 +1,7 @@
 """``cellwork demo``: the main job on real input, with nothing prepared."""
 
 import importlib
+import json
 import os
 import sys
 import tempfile
@@ -25,6 +26,9 @@ _PROJECT = Path(__file__).parent / "demo_project"
 #: Seconds for all of the demo's tasks together.
 _TIMEOUT = 120.0
 
+#: The last one fails on purpose.
+_EXPECTED = ["SUCCESS"] * 4 + ["FAILURE"]
+
 
 @dataclass
 class Row:
@@ -42,13 +46,18 @@ class Row:
             self.took = time.monotonic() - self.sent
         return state
 
+    def document(self) -> dict[str, Any]:
+        """For programs."""
+        return {"task": self.title, "task_id": self.result.id, "state": self.state(), "seconds": self.took}
 
-@click.command()
+
+@click.command(short_help="A tour: conflicting libraries side by side, and more.")
 @click.option("--keep", is_flag=True, help="Leave worker, broker and Flower running until Ctrl-C.")
 @click.option("--flower-port", default=5555, show_default=True)
-def demo(keep: bool, flower_port: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="For programs: the tasks' outcomes on standard output.")
+def demo(keep: bool, flower_port: int, as_json: bool) -> None:
     """Run tasks with conflicting libraries side by side, and more, each in a sandbox of its own."""
-    console = Console()
+    console = Console(stderr=as_json)
     executor, env = _prepare(console)
     os.environ.update(env)
     sys.path.insert(0, str(_PROJECT))
@@ -62,7 +71,10 @@ def demo(keep: bool, flower_port: int) -> None:
             if keep:
                 processes.start("flower", "flower", "--address=127.0.0.1", f"--port={flower_port}")
             _wait_for_worker(app, processes, log)
-            ok = _run(console, executor)
+            rows = _run(console, executor)
+            ok = [row.state() for row in rows] == _EXPECTED
+            if as_json:
+                click.echo(json.dumps([row.document() for row in rows], indent=2))
             if keep:
                 console.print(f"\nFlower: http://127.0.0.1:{flower_port}   Ctrl-C stops everything.")
                 processes.wait()
@@ -81,13 +93,13 @@ def _prepare(console: Console) -> tuple[str, dict[str, str]]:
     if health.ok and os.environ.get("CELLWORK_EXECUTOR") != "process":
         base = os.environ.get("CELLWORK_BASE_IMAGE", "python:3.12-slim")
         console.print(f"sandboxes {health.detail}", highlight=False)
-        build_images(base)
+        build_images(base, console)
         return "docker", {"CELLWORK_EXECUTOR": "docker"}
     console.print(
         "[yellow]No Docker engine: tasks run as fresh local processes, which isolates nothing. For containers, "
         "install Docker (Debian: apt-get install docker.io).[/yellow]"
     )
-    return "process", {"CELLWORK_EXECUTOR": "process", **build_environments()}
+    return "process", {"CELLWORK_EXECUTOR": "process", **build_environments(console)}
 
 
 def _python_path() -> str:
@@ -101,7 +113,7 @@ def _wait_for_worker(app: Any, processes: Processes, log: Path) -> None:
             raise click.ClickException(f"the worker did not start; it said:\n{log.read_text()[-3000:]}")
 
 
-def _run(console: Console, executor: str) -> bool:
+def _run(console: Console, executor: str) -> list[Row]:
     tasks = importlib.import_module("zones.tasks")
     text = zone_table()
     console.print(f"input     the IANA time zone table, {len(text.splitlines())} lines\n", highlight=False)
@@ -123,8 +135,7 @@ def _run(console: Console, executor: str) -> bool:
         console.print("\nThe traceback of the task that failed, as it was in its sandbox:", highlight=False)
         remote = str(rows[-1].result.traceback).split('"""')
         console.print(Text(remote[1].strip() if len(remote) > 1 else remote[0].strip(), style="dim"))
-    expected = ["SUCCESS"] * 4 + ["FAILURE"]
-    return [row.state() for row in rows] == expected
+    return rows
 
 
 def _table(rows: list[Row], executor: str) -> Table:

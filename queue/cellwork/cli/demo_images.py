@@ -6,6 +6,7 @@ import venv
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 #: One library, two major versions of which only one can be installed in one place.
 LIBRARIES = {"1": "pydantic==1.10.26", "2": "pydantic==2.12.5"}
@@ -13,7 +14,7 @@ LIBRARIES = {"1": "pydantic==1.10.26", "2": "pydantic==2.12.5"}
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cellwork" / "demo"
 
 
-def build_images(base: str) -> None:
+def build_images(base: str, console: Console) -> None:
     """Build ``cellwork-demo/pydantic:1`` and ``:2`` on `base`; a moment where they exist.
 
     Raises:
@@ -21,7 +22,7 @@ def build_images(base: str) -> None:
     """
     for version, requirement in LIBRARIES.items():
         tag = f"cellwork-demo/pydantic:{version}"
-        click.echo(f"image     {tag} = {base} + {requirement}")
+        console.print(f"image     {tag} = {base} + {requirement}", highlight=False)
         dockerfile = f"FROM {base}\nRUN pip install --no-cache-dir --quiet {requirement}\n"
         built = subprocess.run(
             ["docker", "build", "--tag", tag, "-"],  # noqa: S607 - the user's docker
@@ -34,12 +35,12 @@ def build_images(base: str) -> None:
             raise click.ClickException(f"docker build of {tag} failed:\n{said}")
 
 
-def build_environments() -> dict[str, str]:
+def build_environments(console: Console) -> dict[str, str]:
     """Make two virtual environments instead; return the variables that name their interpreters."""
     variables = {}
     for version, requirement in LIBRARIES.items():
         folder = _CACHE / f"pydantic-{version}"
-        click.echo(f"venv      {folder} with {requirement}")
+        console.print(f"venv      {folder} with {requirement}", highlight=False)
         python = folder / "bin" / "python"
         if not python.exists():
             venv.create(folder, with_pip=True)

@@ -9,6 +9,7 @@ import click
 from celery import Celery
 from redis import RedisError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cellwork import settings
@@ -17,7 +18,8 @@ from cellwork.errors import EngineUnavailable
 from cellwork.settings import Settings
 
 from . import application
-from .broker_health import redis_health, versions_health
+from .broker_health import backend_health, redis_health, versions_health
+from .image_health import images_health
 
 
 class Health(Protocol):
@@ -74,30 +76,30 @@ def workers_health(app: Celery) -> dict[str, Any]:
     return {"what": "workers", "ok": not others, "detail": detail, "facts": facts}
 
 
-@click.command()
+@click.command(short_help="Can tasks run here? If not, what to do.")
 @click.option("-A", "--app", "name", default=None, help="Also look at this application's broker and settings.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
 def doctor(context: click.Context, name: str | None, as_json: bool) -> None:
-    """Check the engine, the cluster where there is one, and the broker; exit status 1 if tasks cannot run."""
+    """Check whether tasks can run here, and say what to do where they cannot (exit status 1).
+
+    Looks at the engine, the cluster where there is one, the policy and the libraries; with -A also at the broker, the
+    result backend, the workers, and the images of that application with their registries.
+    """
     rows: list[dict[str, Any]] = []
     for executor in ("docker", "process"):
         health = executor_health(executor)
         rows.append({"what": executor, "ok": health.ok, "detail": health.detail, "facts": health.facts})
-    app = Celery("doctor") if name is None else application.load(name)
+    known = name is not None or application.outer(context) is not None
+    app = application.given(context, name) if known else Celery("doctor")
     current = settings.load(app)
     if (cluster := cluster_health(current)) is not None:
         rows.append(cluster)
     rules = importlib.import_module("cellwork_worker.policy")
     facts = rules.describe(rules.load(current.policy))
     rows.append({"what": "policy", "ok": True, "detail": "what this worker allows", "facts": facts})
-    if name is not None:
-        url = str(app.conf.broker_url)
-        ok = application.answers(url)
-        detail = f"{url.rpartition('@')[2]} {'answers' if ok else 'does not answer; cellwork up starts one'}"
-        rows.append({"what": "broker", "ok": ok, "detail": detail, "facts": {}})
-        if ok:
-            rows += [redis_health(app), workers_health(app)]
+    if known:
+        rows += _installation(app)
     rows.append(versions_health())
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -107,6 +109,17 @@ def doctor(context: click.Context, name: str | None, as_json: bool) -> None:
         context.exit(1)
 
 
+def _installation(app: Celery) -> list[dict[str, Any]]:
+    """What is known only of an application: broker, results, workers, images."""
+    url = str(app.conf.broker_url)
+    ok = application.answers(url)
+    where = application.place(url)
+    detail = f"{where} answers" if ok else f"{where} (broker_url) does not answer; cellwork up starts one here"
+    broker = {"what": "broker", "ok": ok, "detail": detail, "facts": {}}
+    asked = [redis_health(app), workers_health(app)] if ok else []
+    return [broker, *asked, backend_health(app), *images_health(app)]
+
+
 def _print(rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
@@ -114,6 +127,6 @@ def _print(rows: list[dict[str, Any]]) -> None:
     table.add_column(overflow="fold")
     for row in rows:
         mark = "[green]ok[/green]" if row["ok"] else "[red]no[/red]"
-        facts = "\n".join(f"[dim]{key}: {value}[/dim]" for key, value in row["facts"].items())
-        table.add_row(mark, row["what"], row["detail"] + (f"\n{facts}" if facts else ""))
+        facts = "\n".join(f"[dim]{escape(key)}: {escape(str(value))}[/dim]" for key, value in row["facts"].items())
+        table.add_row(mark, row["what"], escape(row["detail"]) + (f"\n{facts}" if facts else ""))
     Console().print(table)

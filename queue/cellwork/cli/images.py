@@ -4,14 +4,15 @@ import difflib
 import importlib
 import json
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cellwork import declared, settings
@@ -21,6 +22,9 @@ from cellwork.image import Image
 from cellwork.quantity import format_bytes
 
 from .target import app_of
+
+#: Seconds for an image that is only copied.
+_TIMEOUT = 1800.0
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
@@ -42,22 +46,35 @@ class _Engine:
         self.engine = docker.Engine()
         self.builder = docker.ImageBuilder(self.engine)
 
+    def push(self, tag: str, reference: str) -> str:
+        """Push one, with a bar that shows the bytes; return its digest."""
+        bar = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+        with Progress(*bar, console=Console(stderr=True)) as progress:
+            shown = progress.add_task(reference, total=None)
+
+            def say(done: int, of: int) -> None:
+                progress.update(shown, completed=done, total=of)
+
+            return str(self.built.push(self.engine, tag, reference, say))
+
     def build(self, app: Any, tag: str, image: Image) -> None:
         """Build one, with a bar that shows the step."""
         rules: Any = importlib.import_module("cellwork_worker.policy").load(settings.load(app).policy)
         imagebuild: Any = importlib.import_module("cellwork_worker.imagebuild")
-        bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        # On standard error, so that what a program reads is only the result.
-        with Progress(*bar, TextColumn("{task.fields[step]}"), console=Console(stderr=True)) as progress:
-            shown = progress.add_task(tag, total=None, step="")
-
-            def say(step: int, of: int, text: str) -> None:
-                progress.update(shown, completed=step, total=of, step=escape(text[:60]))
-
-            imagebuild.build(image, tag, str(app.main), self.builder, rules.build_timeout, say)
+        with _steps(tag) as say:
+            imagebuild.build(image, tag, app, self.builder, rules.build_timeout, say)
 
 
-@click.group()
+@contextmanager
+def _steps(tag: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar that shows the step of a build; on standard error, so that what a program reads is only the result."""
+    bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*bar, TextColumn("{task.fields[step]}"), console=Console(stderr=True)) as progress:
+        shown = progress.add_task(tag, total=None, step="")
+        yield lambda step, of, text: progress.update(shown, completed=step, total=of, step=escape(text[:60]))
+
+
+@click.group(short_help="Images that tasks declare: build, push, ls, prune …")
 @click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
 @click.pass_context
 def images(context: click.Context, name: str | None) -> None:
@@ -83,9 +100,10 @@ def build(context: click.Context, force: bool, as_json: bool) -> None:
 
 @images.command()
 @click.option("--registry", default="", help="Where to, such as registry.example:5000; default: what each image says.")
+@click.option("--digests", type=click.Path(dir_okay=False), help="Write the digests there, for image_digests.")
 @_JSON
 @click.pass_context
-def push(context: click.Context, registry: str, as_json: bool) -> None:
+def push(context: click.Context, registry: str, digests: str | None, as_json: bool) -> None:
     """Push them, and say by which digest other hosts get the same bytes."""
     _, wanted, engine = _given(context)
     homeless = [one.tag for one in wanted if not (registry or one.image.registry)]
@@ -95,7 +113,10 @@ def push(context: click.Context, registry: str, as_json: bool) -> None:
     for one in wanted:
         own = one.tag.removeprefix(f"{one.image.registry}/") if one.image.registry else one.tag
         reference = f"{registry or one.image.registry}/{own}"
-        done.append({"image": reference, "digest": engine.built.push(engine.engine, one.tag, reference)})
+        done.append({"image": reference, "tag": one.tag, "digest": engine.push(one.tag, reference)})
+    if digests is not None:
+        pinned = {row["tag"]: row["digest"] for row in done}
+        Path(digests).write_text(json.dumps(pinned, indent=2, sort_keys=True) + "\n")
     _show(done, as_json, lambda row: f"pushed {row['image']}\n       {row['digest']}")
 
 
@@ -177,7 +198,8 @@ def from_venv(tag: str, base: str, site_packages: str | None, as_json: bool) -> 
     target = "/opt/cellwork/site-packages"
     image = Image(base, name="venv").copy(str(folder), target).env(PYTHONPATH=target)
     labels = {"cellwork.image": tag, "cellwork.dockerfile": image.text}
-    engine.builder.build(image, tag, labels, 1800.0, lambda step, of, text: None)
+    with _steps(tag) as say:
+        engine.builder.build(image, tag, labels, _TIMEOUT, say, {})
     size = engine.builder.inspect(tag)["Size"]
     _show([{"image": tag, "size": size}], as_json, lambda row: f"built {tag}, {format_bytes(size)}")
 

@@ -36,7 +36,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r}: say 90s, 10m, 1h30m, 2d, or a time such as 2026-11-23T14:00:00Z", param, context)
 
 
-@click.command()
+@click.command(short_help="What a task printed, or prints now (-f).")
 @click.argument("task_id", metavar="ID")
 @click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the task has ended.")

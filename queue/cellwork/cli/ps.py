@@ -31,14 +31,12 @@ def running(app: Celery, *, figures: bool = False) -> list[dict[str, Any]]:
     Raises:
         click.ClickException: the broker does not answer, or no worker does.
     """
-    url = str(app.conf.broker_url)
-    if not application.answers(url):
-        raise click.ClickException(f"the broker at {url.rpartition('@')[2]} (broker_url) does not answer; start it")
+    application.reach(app)
     try:
         answers = ask(app)
         if not answers:
             raise click.ClickException(
-                f"no worker answered within {ANSWER:g} s; start one: cellwork up, or celery -A … worker"
+                f"no worker answered within {ANSWER:g} s; start one: cellwork worker -A …, or cellwork up"
             )
         deadline = time.monotonic() + _FIGURES
         while figures and time.monotonic() < deadline and not all(row["measured"] for row in rows(answers)):
@@ -48,7 +46,7 @@ def running(app: Celery, *, figures: bool = False) -> list[dict[str, Any]]:
     return rows(answers)
 
 
-@click.command()
+@click.command(short_help="Running sandboxes, with what they use now.")
 @click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context

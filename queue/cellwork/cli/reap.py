@@ -6,10 +6,11 @@ import json
 import click
 from redis import RedisError
 
+from . import application
 from .target import app_of
 
 
-@click.command()
+@click.command(short_help="End the sandboxes of dead workers.")
 @click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be ended.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -17,6 +18,7 @@ from .target import app_of
 def reap(context: click.Context, name: str | None, dry_run: bool, as_json: bool) -> None:
     """End sandboxes that nobody owns any more; workers do this by themselves, too."""
     app = app_of(context, name)
+    application.reach(app)
     # By name: nothing that a producer imports may import the worker's side.
     reaper = importlib.import_module("cellwork_worker.reaper")
     try:

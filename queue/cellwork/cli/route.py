@@ -43,7 +43,7 @@ def route(
     asked = router.asked(
         name=task,
         declared=getattr(found, "cellwork_spec", None) or ContainerSpec(),
-        called=specs.parse(task, dict(_option(text) for text in options)),
+        called=specs.parse(task, dict(spec_option(text) for text in options)),
         queue=queue or getattr(found, "queue", None),
         time_limit=time_limit or getattr(found, "time_limit", None),
         args=_arguments(arguments),
@@ -73,7 +73,12 @@ def route(
         click.echo(f"no worker that lives has executor {decided.executor}: the task would wait for one", err=True)
 
 
-def _option(text: str) -> tuple[str, Any]:
+def spec_option(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE`` of a sandbox's options; a VALUE that is not JSON is text.
+
+    Raises:
+        click.UsageError: there is no value.
+    """
     name, equals, value = text.partition("=")
     if not equals:
         raise click.UsageError(f"-o {printable(text)}: NAME=VALUE is expected, such as -o memory=32g")

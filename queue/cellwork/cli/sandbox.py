@@ -75,4 +75,6 @@ def started(
 def failed(said: bytes) -> str:
     """The first thing that the command said, as one line; part of it may be the sandbox's."""
     lines = said.decode(errors="replace").strip().splitlines()
-    return f"docker: {printable(lines[0]) if lines else 'failed and said nothing'}"
+    said_first = printable(lines[0]) if lines else "failed and said nothing"
+    hint = " Start it, or name another engine in DOCKER_HOST" if "Cannot connect to the Docker" in said_first else ""
+    return f"docker: {said_first}{hint}"

@@ -11,7 +11,7 @@ from . import application
 from .ps import running, table
 
 
-@click.command()
+@click.command(short_help="ps, live; Ctrl-C ends it.")
 @click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
 @click.option("-n", "--count", type=click.IntRange(1), default=None, help="End after so many looks.")
 @click.option("--interval", type=click.FloatRange(0.2), default=2.0, show_default=True, help="Seconds between looks.")

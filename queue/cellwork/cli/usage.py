@@ -17,6 +17,7 @@ from cellwork.printable import printable
 from cellwork.usage import Quantiles, Run, Summary, summarise
 from cellwork.usagestore import UsageStore
 
+from . import application
 from .logs import Moment
 from .ps import size
 from .target import app_of
@@ -25,7 +26,7 @@ from .target import app_of
 _SHOWN = (("queue_seconds", "QUEUED"), ("start_seconds", "START"), ("run_seconds", "RUN"), ("cpu_seconds", "CPU"))
 
 
-@click.command()
+@click.command(short_help="What tasks used: time, processors, memory.")
 @click.argument("task", required=False)
 @click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
 @click.option("--since", type=Moment(), default=None, help="Only runs that ended since: 10m, 1h30m, or a time.")
@@ -38,6 +39,7 @@ def usage(context: click.Context, task: str | None, name: str | None, since: dat
     9 %. With it, all is exact, of the 10,000 newest runs at most.
     """
     app = app_of(context, name)
+    application.reach(app)
     broker = Broker(app)
     store = UsageStore(broker)
     runs: list[Run] = []

@@ -36,6 +36,7 @@ _SHOWN: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("executor", "executor", str),
     ("image", "image", str),
     ("image_digest", "image_digest", str),
+    ("image_size", "image_bytes", _bytes),
     ("sandbox", "sandbox", str),
     ("host", "host", str),
     ("route", "route", str),

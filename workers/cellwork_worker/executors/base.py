@@ -37,6 +37,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     start_seconds: float | None = None
     #: The engine's id of the image that it ran (``sha256:…``), where that is known. May be empty.
     image_id: str = ""
+    #: Its size, with its base; None: not known.
+    image_bytes: int | None = None
     #: The machine that it ran on, where that is not the worker's. May be empty.
     node: str = ""
     #: Only from the inline executor: what the body returned.

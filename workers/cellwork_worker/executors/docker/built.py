@@ -1,6 +1,7 @@
 """Images that were built from declarations, as the engine has them: listing, pushing, removing."""
 
 import json
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -62,8 +63,11 @@ def remove(engine: Engine, name: str) -> str | None:
     return None
 
 
-def push(engine: Engine, tag: str, reference: str) -> str:
+def push(engine: Engine, tag: str, reference: str, say: Callable[[int, int], None] = lambda done, of: None) -> str:
     """Push an image under another name, which it keeps; return ``name@sha256:…``, which means these bytes for ever.
+
+    Args:
+        say: is told how many bytes are sent, and how many are to be, as far as is known.
 
     Raises:
         ImageUnavailable: it is not built, or the registry does not take it.
@@ -73,11 +77,15 @@ def push(engine: Engine, tag: str, reference: str) -> str:
         raise ImageUnavailable(f"image {tag} is not on the engine at {engine.address}; cellwork images build makes it")
     repository, _, version = reference.rpartition(":")
     digest = ""
+    layers: dict[str, tuple[int, int]] = {}
     with engine.errors(f"to push image {reference}"):
         engine.client.tag(tag, repository, version)
         registry, _ = auth.resolve_repository_name(reference)
         known = auth.load_config().resolve_authconfig(registry)
         for event in engine.client.push(repository, version, stream=True, decode=True, auth_config=known or {}):
+            if size := (event.get("progressDetail") or {}).get("total"):
+                layers[str(event.get("id"))] = int(event["progressDetail"].get("current") or 0), int(size)
+                say(sum(min(sent, of) for sent, of in layers.values()), sum(of for _, of in layers.values()))
             digest = str((event.get("aux") or {}).get("Digest") or digest)
             if "error" in event:
                 raise ImageUnavailable(
@@ -85,6 +93,27 @@ def push(engine: Engine, tag: str, reference: str) -> str:
                     f"(docker login {registry})"
                 )
     return f"{repository}@{digest}"
+
+
+def registry_of(image: str) -> str | None:
+    """The registry that an image's name says; None: it says none, so only Docker Hub could have it."""
+    registry, _ = auth.resolve_repository_name(image)
+    return None if registry == auth.INDEX_NAME else str(registry)
+
+
+def registry_digest(engine: Engine, image: str) -> str:
+    """What the image's registry has under its name, as the engine sees it.
+
+    Raises:
+        ImageUnavailable: the registry does not answer, or does not have it.
+        EngineUnavailable: no engine answers.
+    """
+    try:
+        with engine.errors(f"to ask for image {image} in its registry"):
+            known = auth.load_config().resolve_authconfig(registry_of(image) or auth.INDEX_NAME)
+            return str(engine.client.inspect_distribution(image, auth_config=known or {})["Descriptor"]["digest"])
+    except APIError as error:
+        raise ImageUnavailable(f"{image}: {answer(error)}; docker login {registry_of(image) or ''}?") from error
 
 
 def python_version(engine: Engine, image: str) -> tuple[str, str]:

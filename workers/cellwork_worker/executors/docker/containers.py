@@ -98,6 +98,10 @@ class Containers:
             return None
         return Container(name, found["Id"], launch.spec.image or "", None, warm, found["Image"]), followed
 
+    def image_bytes(self, image: str | None) -> int | None:
+        """The size of the image that sandboxes of that name are made of; None: not known."""
+        return None if image is None else self._declared.size(image)
+
     def followed(self, container: str, patience: float = PATIENCE) -> Followed:
         """The log of a container, by its id; `patience`: seconds that it is given to have ended.
 

@@ -25,6 +25,9 @@ MAX_CONNECTIONS = 256
 #: is tried again, which may take longer and logs its output a second time.
 _PAUSES = 0.1, 0.5, 2.0
 
+#: Parts of an error that are looked at for what the system said.
+_DEEPEST = 50
+
 
 class Engine:
     """A client that connects on first use, from the usual variables (DOCKER_HOST, DOCKER_TLS_VERIFY, …)."""
@@ -89,9 +92,20 @@ class Engine:
             raise
         except (requests.RequestException, DockerException, OSError) as error:
             raise EngineUnavailable(
-                f"no Docker engine answers at {self.address}, {doing}: {error}. Start it (Debian: apt-get install "
-                f"docker.io; dockerd), or name another one in DOCKER_HOST"
+                f"no Docker engine answers at {self.address}, {doing}: {_why(error)}. Start it (Debian: apt-get "
+                f"install docker.io; dockerd), or name another one in DOCKER_HOST"
             ) from error
+
+
+def _why(error: BaseException) -> str:
+    """What the system said, out of the SDK's wrapping, which quotes one exception inside another."""
+    seen: list[object] = [error]
+    for one in seen:  # grows
+        if isinstance(one, OSError) and one.strerror:
+            return one.strerror
+        if isinstance(one, BaseException) and len(seen) < _DEEPEST:
+            seen += [*one.args, one.__cause__, one.__context__]
+    return str(error)
 
 
 def answer(error: APIError) -> str:

@@ -10,6 +10,7 @@ import msgspec
 from docker.errors import APIError, NotFound
 
 from cellwork.errors import EngineUnavailable, SandboxLost
+from cellwork.quantity import format_bytes
 from cellwork_worker.executors.base import STARTED, Abandoned, Emit, Exit, Health, Sandbox, Usage
 from cellwork_worker.launch import Launch
 
@@ -17,6 +18,7 @@ from .build import ImageBuilder
 from .containers import Containers
 from .demand import WarmLimits
 from .engine import Engine
+from .host import clock_of, disk_of
 from .listing import listed
 from .starter import RunningSandbox, Starter
 from .stream import Attached, Demux, chunks, skip_ready
@@ -84,6 +86,7 @@ class DockerExecutor:
             warm=sandbox.warm,
             start_seconds=start_seconds,
             image_id=sandbox.container.image_id,
+            image_bytes=self._containers.image_bytes(launch.spec.image),
         )
 
     def _follow(self, launch: Launch, sandbox: RunningSandbox, emit: Emit) -> Exit:
@@ -222,16 +225,20 @@ class DockerExecutor:
         except (EngineUnavailable, APIError) as error:
             return Health(executor="docker", ok=False, detail=str(error))
         self._version = f"Docker {info.get('ServerVersion')} at {self._engine.address}"
+        disk, full = disk_of(info, self._engine.address)
         facts = {
             "address": self._engine.address,
             "storage": str(info.get("Driver")),
             "cgroup": f"v{info.get('CgroupVersion', '1')} ({info.get('CgroupDriver')})",
             "processors": str(info.get("NCPU")),
-            "memory": str(info.get("MemTotal")),
+            "memory": format_bytes(int(info.get("MemTotal") or 0)),
             "runtimes": ", ".join(sorted(info.get("Runtimes") or {})),
-            "live-restore": str(info.get("LiveRestoreEnabled")),
+            "live-restore": "on" if info.get("LiveRestoreEnabled") else "off: its restart ends what runs",
+            "disk": disk,
+            "clock": clock_of(info),
         }
-        return Health(executor="docker", ok=True, detail=f"Docker engine {info.get('ServerVersion')}", facts=facts)
+        detail = f"Docker engine {info.get('ServerVersion')}" + (f", {full}" if full else "")
+        return Health(executor="docker", ok=not full, detail=detail, facts=facts)
 
     def facts(self) -> dict[str, object]:
         """What the worker's inspection shows of it."""

@@ -214,8 +214,8 @@ class Api:
                 self._namespace = chosen["context"].get("namespace") or "default"
         except (config.ConfigException, OSError) as error:
             raise EngineUnavailable(
-                f"no Kubernetes cluster is configured: {error}. Set KUBECONFIG, or run the worker inside the cluster "
-                f"with a service account"
+                f"no Kubernetes cluster is configured: {str(error).rstrip('.')}. Set KUBECONFIG, or run "
+                f"the worker inside the cluster with a service account"
             ) from error
         settings.connection_pool_maxsize = self._connections
         return settings
