@@ -226,7 +226,7 @@ class SandboxPool(BasePool):
         info["executor"] = self._worker.settings.executor
         for executor in self._worker.executors.made():
             info |= executor.facts()
-        return info
+        return info | self._worker.room.facts()
 
     def _dispatch(self) -> None:
         """Give waiting jobs to free slots."""

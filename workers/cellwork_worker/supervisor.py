@@ -33,6 +33,7 @@ from cellwork_worker.logs import Logs
 from cellwork_worker.metering import Meter, Metering, route
 from cellwork_worker.reading import Reading
 from cellwork_worker.redaction import Redaction
+from cellwork_worker.room import Room
 from cellwork_worker.sandboxes import Sandboxes
 from cellwork_worker.secret_source import SecretSource, refuse
 
@@ -59,6 +60,7 @@ class Supervisor:
         sandboxes: Sandboxes,
         images: Images,
         metering: Metering,
+        room: Room,
     ) -> None:
         """Nothing starts before `run`.
 
@@ -72,6 +74,7 @@ class Supervisor:
             sandboxes: told what runs.
             images: builds those that tasks declare.
             metering: told what they used.
+            room: what they fit in.
         """
         self._settings = settings
         self._policy = rules
@@ -83,6 +86,7 @@ class Supervisor:
         self._sandboxes = sandboxes
         self._images = images
         self._metering = metering
+        self._room = room
 
     def run(self, body: Body, job: Job, args: Args, kwargs: Kwargs) -> object:
         """Run the task's body in a sandbox; return what it returned.
@@ -107,7 +111,8 @@ class Supervisor:
         while True:
             try:
                 ready = self._images.ensure(body.name, spec, executor, job)
-                return self._once(name, executor, self._launch(body, job, ready, args, kwargs), body, job)
+                launch = self._launch(body, job, ready, args, kwargs)
+                return self._once(name, executor, launch, body, job, again=attempt > 0 or not job.first)
             except OutOfMemory as error:
                 if (more := escalation.larger(spec)) is None:
                     raise escalation.exhausted(error, tried) from None
@@ -130,11 +135,13 @@ class Supervisor:
         job.start += 1
         job.on_restart(job)
 
-    def _once(self, name: str, executor: Executor, launch: Launch, body: Body, job: Job) -> object:
-        with self._metering.measured(job, launch, name) as meter:
-            return self._follow(name, executor, launch, body, job, meter)
+    def _once(self, name: str, executor: Executor, launch: Launch, body: Body, job: Job, *, again: bool) -> object:
+        with self._sandboxes.entered(launch, name, executor), self._room.taken(executor, launch, job, again=again):
+            self._sandboxes.starting(launch.id)
+            with self._metering.measured(job, launch, name) as meter:
+                return self._follow(executor, launch, body, job, meter)
 
-    def _follow(self, name: str, executor: Executor, launch: Launch, body: Body, job: Job, meter: Meter) -> object:
+    def _follow(self, executor: Executor, launch: Launch, body: Body, job: Job, meter: Meter) -> object:
         def on_state(state: str, meta: object) -> None:
             body.task.update_state(task_id=job.id, state=state, meta=meta)
 
@@ -161,8 +168,7 @@ class Supervisor:
         job.starting(stop, lambda: executor.abandon(launch.id))
         job.discard = lambda: executor.discard(launch.id)
         try:
-            with self._sandboxes.entered(launch, name, executor):
-                meter.exit = ended = executor.run(launch, emit)
+            meter.exit = ended = executor.run(launch, emit)
         except CellworkError:
             if job.ended is not None:
                 raise Ended from None

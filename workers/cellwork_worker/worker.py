@@ -33,6 +33,7 @@ from cellwork_worker.launch import sandbox_name
 from cellwork_worker.lease import Leases
 from cellwork_worker.metering import Metering, route
 from cellwork_worker.reaper import Reaper, Reaping
+from cellwork_worker.room import Room
 from cellwork_worker.sandboxes import Sandboxes
 from cellwork_worker.supervisor import Supervisor
 
@@ -59,6 +60,7 @@ class Worker:
         self.broker = Broker(app)
         images = Images(app, rules, self.broker)
         self._metering = Metering(UsageStore(self.broker), name)
+        self.room = Room(self.settings)
         self.supervisor = Supervisor(
             self.settings,
             rules,
@@ -69,6 +71,7 @@ class Worker:
             self.sandboxes,
             images,
             self._metering,
+            self.room,
         )
         self._app = app
         place = self.executors(self.settings.executor).place()
