@@ -176,7 +176,8 @@ def _checked_send(app: Any, send: Callable[..., Any]) -> Callable[..., Any]:
             options["queue"] = route.queue
         header: dict[str, Any] = {
             "spec": specs.to_header(called),
-            "route": {"executor": route.executor, "reason": route.reason},
+            "route": {"executor": route.executor, "reason": route.reason}
+            | ({"either_way": True} if route.either_way else {}),
             "sent": time.time(),
         }
         key = None if key is None else idempotency.check(name, key, options)

@@ -96,7 +96,7 @@ class Router:
             any(limit is not None for limit in limits)
             and route.executor == "docker"
             and route.either_way
-            and not _bound_to_a_host(asked)
+            and not specs.bound_to_a_host(asked.spec)
         )
 
     def _full(self, seen: "Snapshot") -> str | None:
@@ -133,13 +133,6 @@ def of(app: Any) -> Router:
     """The app's. It is made late: settings may still change until the first task is sent."""
     app._cellwork_router = found = getattr(app, "_cellwork_router", None) or Router(app)
     return found
-
-
-def _bound_to_a_host(asked: Asked) -> bool:
-    """True where it asks for what only the worker's own host has."""
-    spec = asked.spec
-    mounts = any(volume.startswith("/") for volume in spec.volumes or ())
-    return bool(mounts or spec.devices or spec.runtime or spec.network not in (None, "none", "bridge"))
 
 
 def _callable(given: Any) -> Callable[[Asked], Any] | None:

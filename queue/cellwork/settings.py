@@ -60,6 +60,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     #: The processors that running tasks ask for may add up to so many times the host's. 0: without a bound, for
     #: processors are shared, and only get slower; memory that is not there kills.
     cpu_overcommit: float = 0.0
+    #: Seconds for which it is remembered how much memory a task needed that was killed for having less (`memory_max`):
+    #: its next runs start with that.
+    learned_ttl: float = 7 * 86400.0
     #: Seconds after which the tasks of a worker that has died are delivered again. Workers renew theirs every quarter
     #: of it, so a task may run for longer. The same for every process on a broker: the shortest one wins.
     visibility_timeout: float = 60.0
@@ -129,6 +132,7 @@ _SCALARS = {
     "host_cpus": float,
     "host_memory_reserve": str,
     "cpu_overcommit": float,
+    "learned_ttl": float,
 }
 
 #: Bytes, with or without a unit.

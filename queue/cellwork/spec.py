@@ -104,6 +104,12 @@ FIELDS: frozenset[str] = frozenset(ContainerSpec.__struct_fields__)
 POD_FIELDS: tuple[str, ...] = ContainerSpec.__struct_fields__[ContainerSpec.__struct_fields__.index("namespace") :]
 
 
+def bound_to_a_host(spec: ContainerSpec) -> bool:
+    """True where it asks for what only the worker's own host has."""
+    mounts = any(volume.startswith("/") for volume in spec.volumes or ())
+    return bool(mounts or spec.devices or spec.runtime or spec.network not in (None, "none", "bridge"))
+
+
 def parse(task: str, options: Mapping[str, Any]) -> ContainerSpec:
     """Check `options` one by one, in the spellings a user may write.
 

@@ -16,11 +16,10 @@ from cellwork import outcome
 from cellwork import spec as specs
 from cellwork.errors import CellworkError, EngineUnavailable, ImageUnavailable, InvalidSpec, OutOfMemory, SandboxLost
 from cellwork.printable import printable
-from cellwork.quantity import format_bytes
 from cellwork.settings import Settings
 from cellwork.spec import ContainerSpec
-from cellwork_worker import escalation, policy, verdict
 from cellwork_worker import launch as launches
+from cellwork_worker import pods, policy, verdict
 from cellwork_worker.body import Body
 from cellwork_worker.bootstrap import bootstrap
 from cellwork_worker.bundle import Bundle, bundle
@@ -30,6 +29,7 @@ from cellwork_worker.imagebuild import Images
 from cellwork_worker.job import Ended, Job
 from cellwork_worker.launch import Launch
 from cellwork_worker.logs import Logs
+from cellwork_worker.memory import Memory
 from cellwork_worker.metering import Meter, Metering, route
 from cellwork_worker.reading import Reading
 from cellwork_worker.redaction import Redaction
@@ -61,6 +61,7 @@ class Supervisor:
         images: Images,
         metering: Metering,
         room: Room,
+        memory: Memory,
     ) -> None:
         """Nothing starts before `run`.
 
@@ -75,6 +76,7 @@ class Supervisor:
             images: builds those that tasks declare.
             metering: told what they used.
             room: what they fit in.
+            memory: how much of it each gets.
         """
         self._settings = settings
         self._policy = rules
@@ -87,6 +89,7 @@ class Supervisor:
         self._images = images
         self._metering = metering
         self._room = room
+        self._memory = memory
 
     def run(self, body: Body, job: Job, args: Args, kwargs: Kwargs) -> object:
         """Run the task's body in a sandbox; return what it returned.
@@ -107,18 +110,16 @@ class Supervisor:
             return self._run_inline(executor, body, job, spec, args, kwargs)
         spec = harden(body.name, spec, self._defaults(body))
         policy.check(body.name, spec, self._policy)
-        attempt, tried = 0, [spec.memory or 0]
+        job.sizes = pods.sizes(job)
+        spec = self._memory.first(body.name, spec, executor, job)
+        attempt = 0
         while True:
             try:
                 ready = self._images.ensure(body.name, spec, executor, job)
                 launch = self._launch(body, job, ready, args, kwargs)
-                return self._once(name, executor, launch, body, job, again=attempt > 0 or not job.first)
+                returned = self._once(name, executor, launch, body, job, again=attempt > 0 or not job.first)
             except OutOfMemory as error:
-                if (more := escalation.larger(spec)) is None:
-                    raise escalation.exhausted(error, tried) from None
-                spec = more
-                tried.append(spec.memory or 0)
-                logger.warning("%s starts again with %s: %s", job.sandbox, format_bytes(tried[-1]), error)
+                spec = self._memory.more(spec, executor, job, error)
                 self._start_anew(job)
             except CellworkError as error:
                 # Removed since it was seen: it is built again.
@@ -129,6 +130,9 @@ class Supervisor:
                     self._start_anew(job)
                 self._back_off(job, error, attempt)
                 attempt += 1
+            else:
+                self._memory.enough(body.name, job)
+                return returned
 
     def _start_anew(self, job: Job) -> None:
         job.discard()
