@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import routing, settings
+from . import fairness, routing, settings
 from . import spec as specs
 from .errors import InvalidSetting, NoWorker
 from .routing import KUBERNETES_QUEUE, Asked, Route
@@ -65,6 +65,12 @@ class Router:
         if route.executor == "kubernetes" and self._settings.unserved != "off":
             self._check_served(route, asked, snapshot)
         return route
+
+    def share(self, asked: Asked) -> dict[str, Any] | None:
+        """Of its queue, as its message says it; None: it waits in line like any other."""
+        settings_ = self._settings
+        found = fairness.share(asked.name, asked.spec, settings_.installation, settings_.key_max_running)
+        return None if found is None else msgspec.to_builtins(found)
 
     def look(self) -> "Snapshot | None":
         """How the cluster stands now; None: the broker does not say."""

@@ -63,6 +63,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     #: Seconds for which it is remembered how much memory a task needed that was killed for having less (`memory_max`):
     #: its next runs start with that.
     learned_ttl: float = 7 * 86400.0
+    #: Tasks of one `fair_key` that may run at once, on all workers. None: as many as there are slots.
+    key_max_running: int | None = None
     #: Seconds after which the tasks of a worker that has died are delivered again. Workers renew theirs every quarter
     #: of it, so a task may run for longer. The same for every process on a broker: the shortest one wins.
     visibility_timeout: float = 60.0
@@ -148,6 +150,7 @@ _LEAST = {
     "host_cpus": (0.01, " processors"),
     "host_memory_reserve": (0.0, " bytes"),
     "cpu_overcommit": (0.0, ""),
+    "key_max_running": (1.0, ""),
 }
 
 

@@ -79,6 +79,10 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     warm: bool | None = None
     #: Command tasks only: what becomes of standard output.
     result: Literal["text", "json", "none"] | None = None
+    #: Whose task it is: messages of one queue are taken from all keys in turn. And how many of this task may run at
+    #: once, on all workers. The queue's business, not the sandbox's.
+    fair_key: str | None = None
+    max_running: int | None = None
 
     #: From here on for pods only; a task that says one of these is heavy. Where it runs:
     namespace: str | None = None
