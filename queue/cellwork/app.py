@@ -174,7 +174,7 @@ def _checked_send(app: Any, send: Callable[..., Any]) -> Callable[..., Any]:
         if route.queue is not None and not _routed_by_user(app, name, args, kwargs, options, task):
             options["queue"] = route.queue
         header: dict[str, Any] = {
-            "spec": specs.to_header(called),
+            "spec": specs.to_header(specs.merge(asked.learned, called)),
             "route": {"executor": route.executor, "reason": route.reason}
             | ({"either_way": True} if route.either_way else {}),
             "sent": time.time(),

@@ -65,6 +65,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     learned_ttl: float = 7 * 86400.0
     #: Tasks of one `fair_key` that may run at once, on all workers. None: as many as there are slots.
     key_max_running: int | None = None
+    #: What becomes of what a task's runs used, where it does not say memory and cpus itself. ``on``: the next ones ask
+    #: for that, and are heavy or light by it; ``suggest``: ``cellwork usage --suggest`` tells it; ``off``: nothing.
+    learn: Literal["off", "suggest", "on"] = "suggest"
+    #: How many times the memory that was enough for 95 % of the runs.
+    learn_headroom: float = 1.25
     #: Seconds after which the tasks of a worker that has died are delivered again. Workers renew theirs every quarter
     #: of it, so a task may run for longer. The same for every process on a broker: the shortest one wins.
     visibility_timeout: float = 60.0
@@ -135,6 +140,8 @@ _SCALARS = {
     "host_memory_reserve": str,
     "cpu_overcommit": float,
     "learned_ttl": float,
+    "learn": str,
+    "learn_headroom": float,
 }
 
 #: Bytes, with or without a unit.
@@ -151,6 +158,7 @@ _LEAST = {
     "host_memory_reserve": (0.0, " bytes"),
     "cpu_overcommit": (0.0, ""),
     "key_max_running": (1.0, ""),
+    "learn_headroom": (1.0, ""),
 }
 
 

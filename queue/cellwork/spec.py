@@ -83,6 +83,8 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     #: once, on all workers. The queue's business, not the sandbox's.
     fair_key: str | None = None
     max_running: int | None = None
+    #: Whether memory and cpus that it does not ask for are those that its runs used: the setting of that name.
+    learn: Literal["off", "suggest", "on"] | None = None
 
     #: From here on for pods only; a task that says one of these is heavy. Where it runs:
     namespace: str | None = None

@@ -185,5 +185,6 @@ ACCEPTED: dict[str, str] = {
     "affinity": "a mapping, as in a pod's manifest",
     "read_only": "True or False",
     "fresh_network": "True or False",
+    "learn": "one of off, suggest, on",
     "warm": "True or False",
 }
