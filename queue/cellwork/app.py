@@ -163,24 +163,26 @@ def _checked_send(app: Any, send: Callable[..., Any]) -> Callable[..., Any]:
         called = pins.of(app).pin(specs.merge(declared, stamped), called)
         queue = options.get("queue") or getattr(task, "queue", None)
         earlier = None if said else router.kept((options.get("headers") or {}).get("cellwork"))
-        route = earlier or router.of(app).decide(
-            router.of(app).asked(
-                name=name,
-                declared=declared,
-                called=specs.merge(stamped, called),
-                queue=getattr(queue, "name", queue),
-                time_limit=options.get("time_limit") or getattr(task, "time_limit", None),
-                args=args or (),
-                kwargs=kwargs or {},
-            )
+        asked = router.of(app).asked(
+            name=name,
+            declared=declared,
+            called=specs.merge(stamped, called),
+            queue=getattr(queue, "name", queue),
+            time_limit=options.get("time_limit") or getattr(task, "time_limit", None),
+            args=args or (),
+            kwargs=kwargs or {},
         )
+        route = earlier or router.of(app).decide(asked)
         if route.queue is not None and not _routed_by_user(app, name, args, kwargs, options, task):
             options["queue"] = route.queue
         header: dict[str, Any] = {
-            "spec": specs.to_header(called),
-            "route": {"executor": route.executor, "reason": route.reason},
+            "spec": specs.to_header(specs.merge(asked.learned, called)),
+            "route": {"executor": route.executor, "reason": route.reason}
+            | ({"either_way": True} if route.either_way else {}),
             "sent": time.time(),
         }
+        if (share := router.of(app).share(asked)) is not None:
+            header["share"] = share
         key = None if key is None else idempotency.check(name, key, options)
         if (kept := key or _inherited_key(options)) is not None:
             header["idempotency_key"] = kept

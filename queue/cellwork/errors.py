@@ -61,6 +61,12 @@ class OutOfMemory(CellworkError):
     kind = "out-of-memory"
 
 
+class HostTooSmall(CellworkError):
+    """The task asks for more memory or processors than the worker's host has for sandboxes."""
+
+    kind = "host-too-small"
+
+
 class SandboxLost(CellworkError):
     """The sandbox was ended from outside before it gave an outcome."""
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import routing, settings
+from . import fairness, routing, settings
 from . import spec as specs
 from .errors import InvalidSetting, NoWorker
 from .routing import KUBERNETES_QUEUE, Asked, Route
-from .spec import EXECUTORS
+from .spec import EXECUTORS, ContainerSpec
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -32,6 +32,7 @@ class Router:
         """Raises:
         InvalidSetting: the settings are wrong.
         """
+        from .learned import Sizes
         from .traffic import Traffic  # with Redis' client, which is slow to import
 
         self._settings = settings.load(app)
@@ -39,13 +40,16 @@ class Router:
         self._heavy = routing.parse_heavy(self._settings.heavy)
         self._own = _callable(self._settings.router)
         self._traffic = Traffic(app, str(app.conf.task_default_queue))
+        self._sizes = Sizes(app, self._settings.learn_headroom)
         self._warned: dict[str, float] = {}
 
     def asked(self, **known: Any) -> Asked:
         """What is known of a task, with the installation's defaults."""
         asked = Asked(**known)
-        spec = specs.merge(specs.merge(self._settings.defaults, asked.declared), asked.called)
-        return msgspec.structs.replace(asked, spec=spec)
+        said = specs.merge(asked.declared, asked.called)
+        learned = self._learned(asked.name, said)
+        spec = specs.merge(specs.merge(self._settings.defaults, learned), said)
+        return msgspec.structs.replace(asked, spec=spec, learned=learned)
 
     def decide(self, asked: Asked, snapshot: "Snapshot | None" = None) -> Route:
         """The route; nothing is sent.
@@ -65,6 +69,27 @@ class Router:
         if route.executor == "kubernetes" and self._settings.unserved != "off":
             self._check_served(route, asked, snapshot)
         return route
+
+    def _learned(self, task: str, said: ContainerSpec) -> ContainerSpec:
+        """Memory and cpus that it does not say; never waits for Redis."""
+        learn = said.learn or self._settings.defaults.learn or self._settings.learn
+        if learn != "on" or said.executor == "inline" or task.startswith("celery."):
+            return ContainerSpec()
+        if (found := self._sizes.now(task)) is None:
+            return ContainerSpec()
+        most = said.memory_max or self._settings.defaults.memory_max
+        memory = found.memory if most is None else min(found.memory, most)
+        return ContainerSpec(
+            # Swap is told together with memory: one without the other would be refused.
+            memory=memory if said.memory is None and said.memory_swap is None else None,
+            cpus=found.cpus if said.cpus is None else None,
+        )
+
+    def share(self, asked: Asked) -> dict[str, Any] | None:
+        """Of its queue, as its message says it; None: it waits in line like any other."""
+        settings_ = self._settings
+        found = fairness.share(asked.name, asked.spec, settings_.installation, settings_.key_max_running)
+        return None if found is None else msgspec.to_builtins(found)
 
     def look(self) -> "Snapshot | None":
         """How the cluster stands now; None: the broker does not say."""
@@ -96,7 +121,7 @@ class Router:
             any(limit is not None for limit in limits)
             and route.executor == "docker"
             and route.either_way
-            and not _bound_to_a_host(asked)
+            and not specs.bound_to_a_host(asked.spec)
         )
 
     def _full(self, seen: "Snapshot") -> str | None:
@@ -127,19 +152,13 @@ class Router:
     def close(self) -> None:
         """Disconnect."""
         self._traffic.close()
+        self._sizes.close()
 
 
 def of(app: Any) -> Router:
     """The app's. It is made late: settings may still change until the first task is sent."""
     app._cellwork_router = found = getattr(app, "_cellwork_router", None) or Router(app)
     return found
-
-
-def _bound_to_a_host(asked: Asked) -> bool:
-    """True where it asks for what only the worker's own host has."""
-    spec = asked.spec
-    mounts = any(volume.startswith("/") for volume in spec.volumes or ())
-    return bool(mounts or spec.devices or spec.runtime or spec.network not in (None, "none", "bridge"))
 
 
 def _callable(given: Any) -> Callable[[Asked], Any] | None:

@@ -50,7 +50,9 @@ class Asked(msgspec.Struct, frozen=True):
     #: What the task says of itself, and what this call says.
     declared: ContainerSpec = ContainerSpec()
     called: ContainerSpec = ContainerSpec()
-    #: Both together, over the installation's defaults.
+    #: What it does not say itself, and its runs used: memory and cpus, where it learns.
+    learned: ContainerSpec = ContainerSpec()
+    #: All together, over the installation's defaults.
     spec: ContainerSpec = ContainerSpec()
     #: The explicit one of call or task.
     queue: str | None = None
@@ -156,7 +158,8 @@ def _weight(asked: Asked, heavy: Mapping[str, float]) -> Route | None:
             return _to("kubernetes", asked.queue, f"{name} is for pods")
     for name, most in heavy.items():
         if (amount := asked.amount(name)) is not None and amount > most:
-            reason = f"{name} {_shown(name, amount)} > {_shown(name, most)}"
+            learned = ", as its runs used" if getattr(asked.learned, name, None) is not None else ""
+            reason = f"{name} {_shown(name, amount)} > {_shown(name, most)}{learned}"
             return msgspec.structs.replace(_to("kubernetes", asked.queue, reason), either_way=True)
     return None
 

@@ -11,6 +11,7 @@ import msgspec
 from . import routing
 from . import spec as specs
 from .errors import InvalidSetting
+from .quantity import parse_bytes
 from .spec import ContainerSpec
 
 if TYPE_CHECKING:
@@ -54,6 +55,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     warm_idle_seconds: float = 60.0
     #: Bytes: the memory limits of all warm sandboxes of a worker, added up.
     warm_memory_bytes: int = 4 << 30
+    #: Bytes of memory, and processors, that this worker's sandboxes may have together; None: the engine's, less
+    #: `host_memory_reserve` bytes for the system and the worker. Say so where several workers share an engine.
+    host_memory: int | None = None
+    host_cpus: float | None = None
+    host_memory_reserve: int = 512 << 20
+    #: The processors that running tasks ask for may add up to so many times the host's. 0: without a bound, for
+    #: processors are shared, and only get slower; memory that is not there kills.
+    cpu_overcommit: float = 0.0
+    #: Seconds for which it is remembered how much memory a task needed that was killed for having less (`memory_max`):
+    #: its next runs start with that.
+    learned_ttl: float = 7 * 86400.0
+    #: Tasks of one `fair_key` that may run at once, on all workers. None: as many as there are slots.
+    key_max_running: int | None = None
+    #: What becomes of what a task's runs used, where it does not say memory and cpus itself. ``on``: the next ones ask
+    #: for that, and are heavy or light by it; ``suggest``: ``cellwork usage --suggest`` tells it; ``off``: nothing.
+    learn: Literal["off", "suggest", "on"] = "suggest"
+    #: How many times the memory that was enough for 95 % of the runs.
+    learn_headroom: float = 1.25
     #: Seconds after which the tasks of a worker that has died are delivered again. Workers renew theirs every quarter
     #: of it, so a task may run for longer. The same for every process on a broker: the shortest one wins.
     visibility_timeout: float = 60.0
@@ -124,13 +143,31 @@ _SCALARS = {
     "kube_qps": float,
     "keep_failed_for": float,
     "idempotency_ttl": float,
+    "host_memory": str,
+    "host_cpus": float,
+    "host_memory_reserve": str,
+    "cpu_overcommit": float,
+    "learned_ttl": float,
+    "learn": str,
+    "learn_headroom": float,
 }
+
+#: Bytes, with or without a unit.
+_SIZES = ("host_memory", "host_memory_reserve")
 
 #: Not in the environment.
 _TABLES = ("defaults", "queue_defaults", "policy", "route", "heavy")
 
-#: Below this, a worker that is merely busy would be taken for a dead one.
-_LEAST_VISIBILITY_TIMEOUT = 1.0
+#: With the unit. Below that `visibility_timeout`, a worker that is merely busy would be taken for a dead one.
+_LEAST = {
+    "visibility_timeout": (1.0, " s"),
+    "host_memory": (1.0, " byte"),
+    "host_cpus": (0.01, " processors"),
+    "host_memory_reserve": (0.0, " bytes"),
+    "cpu_overcommit": (0.0, ""),
+    "key_max_running": (1.0, ""),
+    "learn_headroom": (1.0, ""),
+}
 
 
 def load(app: "Celery") -> Settings:
@@ -197,15 +234,23 @@ def _checked(source: str, name: str, value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise InvalidSetting(f"{source}: queue_defaults={value!r}; a mapping of queue names is expected")
         return {queue: _options(source, f"queue_defaults.{queue}", options) for queue, options in value.items()}
+    if name in _SIZES and isinstance(value, str):
+        value = _bytes(source, name, value)
     try:
         setting = msgspec.convert({name: value}, Settings)
     except msgspec.ValidationError as error:
         raise InvalidSetting(f"{source}: {name}={value!r} is not accepted: {error}") from None
-    if name == "visibility_timeout" and not value >= _LEAST_VISIBILITY_TIMEOUT:
-        raise InvalidSetting(
-            f"{source}: {name}={value!r} is not accepted: at least {_LEAST_VISIBILITY_TIMEOUT:g} s are expected"
-        )
+    least, unit = _LEAST.get(name, (None, ""))
+    if least is not None and value is not None and not value >= least:
+        raise InvalidSetting(f"{source}: {name}={value!r} is not accepted: at least {least:g}{unit} is expected")
     return getattr(setting, name)
+
+
+def _bytes(source: str, name: str, value: str) -> int:
+    try:
+        return parse_bytes(value)
+    except ValueError as error:
+        raise InvalidSetting(f"{source}: {name}={value!r} is not accepted: {error} is expected") from None
 
 
 def _options(source: str, name: str, value: Any) -> ContainerSpec:

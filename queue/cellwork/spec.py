@@ -79,6 +79,12 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     warm: bool | None = None
     #: Command tasks only: what becomes of standard output.
     result: Literal["text", "json", "none"] | None = None
+    #: Whose task it is: messages of one queue are taken from all keys in turn. And how many of this task may run at
+    #: once, on all workers. The queue's business, not the sandbox's.
+    fair_key: str | None = None
+    max_running: int | None = None
+    #: Whether memory and cpus that it does not ask for are those that its runs used: the setting of that name.
+    learn: Literal["off", "suggest", "on"] | None = None
 
     #: From here on for pods only; a task that says one of these is heavy. Where it runs:
     namespace: str | None = None
@@ -102,6 +108,12 @@ FIELDS: frozenset[str] = frozenset(ContainerSpec.__struct_fields__)
 
 #: Mean nothing to an engine of containers.
 POD_FIELDS: tuple[str, ...] = ContainerSpec.__struct_fields__[ContainerSpec.__struct_fields__.index("namespace") :]
+
+
+def bound_to_a_host(spec: ContainerSpec) -> bool:
+    """True where it asks for what only the worker's own host has."""
+    mounts = any(volume.startswith("/") for volume in spec.volumes or ())
+    return bool(mounts or spec.devices or spec.runtime or spec.network not in (None, "none", "bridge"))
 
 
 def parse(task: str, options: Mapping[str, Any]) -> ContainerSpec:

@@ -68,6 +68,12 @@ def _words(value: object) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _fair_key(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= 200 or not value.isprintable():
+        raise ValueError("up to 200 printable characters, such as the name of a tenant")
+    return value
+
+
 def _tmpfs(value: object) -> dict[str, int]:
     accepted = 'a mapping of absolute paths to sizes, such as {"/tmp": "64m"}'
     if not isinstance(value, Mapping) or not all(isinstance(path, str) and path.startswith("/") for path in value):
@@ -151,6 +157,8 @@ PARSERS: dict[str, Callable[[object], object]] = {
     "stop_grace": _positive,
     "stop_signal": _signal,
     "start_timeout": _positive,
+    "fair_key": _fair_key,
+    "max_running": _count(1),
     "namespace": _name,
     "service_account": _name,
     "priority_class": _name,
@@ -177,5 +185,6 @@ ACCEPTED: dict[str, str] = {
     "affinity": "a mapping, as in a pod's manifest",
     "read_only": "True or False",
     "fresh_network": "True or False",
+    "learn": "one of off, suggest, on",
     "warm": "True or False",
 }

@@ -17,6 +17,9 @@ from kombu.transport import redis as original
 from kombu.transport.virtual import QoS as VirtualQoS
 from kombu.utils.json import loads
 
+from . import fairness
+from .takescript import PURGE, PUT, TAKE
+
 logger = logging.getLogger("cellwork")
 
 #: Tokens kept for one queue, and seconds that they last: they wake those who wait, nobody else needs them.
@@ -24,30 +27,6 @@ _MAX_TOKENS, _TOKEN_SECONDS = 64, 60
 
 #: Of what is no message, the newest so many are kept for somebody to look at.
 _MAX_UNREADABLE = 100
-
-#: KEYS: unacked, unacked_index, then queues. ARGV: now, then for each queue '1' where its messages are acknowledged.
-#: Gives which queue it was, the message, and whether it is noted; nothing where all are empty.
-_TAKE = """
-for i = 3, #KEYS do
-  -- Taken last: where Redis is full the notes are refused, and the message must stay.
-  local raw = redis.call('LINDEX', KEYS[i], -1)
-  if raw then
-    -- Only what is needed: Lua's decoder refuses some of what Python's accepts, and must not stop the queue.
-    local read, properties = pcall(cjson.decode, string.match(raw, '^.*"properties":%s*({.+})%s*}%s*$'))
-    local from = read and type(properties) == 'table' and properties['delivery_info']
-    local tag = type(from) == 'table' and type(properties['delivery_tag']) == 'string' and properties['delivery_tag']
-    local noted = ARGV[i - 1] == '1' and tag
-    if noted then
-      redis.call('ZADD', KEYS[2], ARGV[1], tag)
-      redis.call('HSET', KEYS[1], tag, '[' .. raw .. ',' .. cjson.encode(from['exchange'])
-                 .. ',' .. cjson.encode(from['routing_key']) .. ']')
-    end
-    redis.call('RPOP', KEYS[i])
-    return {i - 3, raw, noted and 1 or 0}
-  end
-end
-return nil
-"""
 
 
 class QoS(original.QoS):
@@ -61,6 +40,20 @@ class QoS(original.QoS):
             VirtualQoS.append(self, message, delivery_tag)
         else:
             super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """As ever; and what waits until fewer of its kind run is looked at."""
+        delivered: Any = self._delivered
+        message = delivered.get(delivery_tag)
+        super().ack(delivery_tag)
+        self.channel.freed(message)  # type: ignore[attr-defined]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """The same."""
+        delivered: Any = self._delivered
+        message = delivered.get(delivery_tag)
+        super().reject(delivery_tag, requeue)
+        self.channel.freed(message)  # type: ignore[attr-defined]
 
 
 class _Taking:
@@ -82,20 +75,64 @@ class _Taking:
 
     def _put(self: Any, queue: str, message: Mapping[str, Any], **kwargs: Any) -> None:
         batch = kwargs.get("_publish_batch")
-        super()._put(queue, message, **kwargs)  # type: ignore[misc]
+        share = fairness.of(message)
+        put = None if share is None else self._put_in_group(queue, message, share, "LPUSH")
+        if put is None:
+            super()._put(queue, message, **kwargs)  # type: ignore[misc]
         if batch is not None:
+            if put is not None:
+                batch.add("eval", *put)
             batch.add("lpush", self._tokens(queue), "1")
             return
-        with self._plain().pipeline(transaction=False) as pipe:
+        # Both or neither: whoever is told of an error sends it again.
+        with self._plain().pipeline(transaction=put is not None) as pipe:
+            if put is not None:
+                pipe.eval(*put)
             self._wake(pipe, queue, self.global_keyprefix)
             pipe.execute()
+
+    def _put_in_group(self: Any, queue: str, message: Any, share: fairness.Share, push: str) -> tuple[Any, ...]:
+        """Arguments of EVAL, which kombu's prefixing leaves alone."""
+        key = self.global_keyprefix + self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
+        keys = (key, key + fairness.RING, key + fairness.GROUP + share.group)
+        return (PUT, 3, *keys, fairness.placeholder(message), share.group, fairness.entry(share, message), push)
 
     def _do_restore_message(
         self: Any, payload: Any, exchange: str, routing_key: str, pipe: Any, leftmost: bool = False
     ) -> None:
-        super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)  # type: ignore[misc]
+        if (share := fairness.of(payload)) is None:
+            super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)  # type: ignore[misc]
+        else:
+            payload["headers"]["redelivered"] = True
+            for queue in self._lookup(exchange, routing_key):
+                # As kombu does it: the right end is the one that is taken from.
+                pipe.eval(*self._put_in_group(queue, payload, share, "LPUSH" if leftmost else "RPUSH"))
         for queue in self._lookup(exchange, routing_key):
             self._wake(pipe, queue, "")  # kombu's pipeline adds the prefix
+
+    def freed(self: Any, message: Any) -> None:
+        """It is acknowledged: others of its kind may run in its stead."""
+        share = None if message is None else fairness.of({"headers": message.headers})
+        if share is None or not share.caps:
+            return
+        with self._plain().pipeline(transaction=False) as pipe:
+            for name, _ in share.caps:
+                pipe.srem(self.global_keyprefix + fairness.RUNNING + name, message.delivery_tag)
+            for queue in self.active_queues:
+                self._wake(pipe, queue, self.global_keyprefix)
+            pipe.execute()
+
+    def _purge(self: Any, queue: str) -> int:
+        self._empty_groups(queue)
+        return int(super()._purge(queue))  # type: ignore[misc]
+
+    def _delete(self: Any, queue: str, *args: Any, **kwargs: Any) -> None:
+        self._empty_groups(queue)
+        super()._delete(queue, *args, **kwargs)  # type: ignore[misc]
+
+    def _empty_groups(self: Any, queue: str) -> None:
+        keys = [self.global_keyprefix + self._q_for_pri(queue, priority) for priority in self.priority_steps]
+        self._plain().eval(PURGE, len(keys), *keys)
 
     def _wake(self, pipe: Any, queue: str, prefix: str) -> None:
         key = prefix + self._tokens(queue)
@@ -141,16 +178,25 @@ class _Taking:
             self._in_poll = None
             self._flush_brpop_reauth()
 
+    def _get(self: Any, queue: str, timeout: float | None = None) -> Any:
+        """One message, at once, which is not noted: what ``basic_get`` takes."""
+        found = self._run_take([(queue, self._q_for_pri(queue, priority)) for priority in self.priority_steps], False)
+        if found is None:
+            raise Empty
+        return loads(found[1].decode())
+
+    def _run_take(self: Any, asked: list[tuple[str, str]], note: bool) -> Any:
+        """See `TAKE`. `asked`: queue, and its list."""
+        keys = [self.unacked_key, self.unacked_index_key, fairness.RUNNING, *(key for _, key in asked)]
+        noted = ["1" if note and queue not in self._unacknowledged else "0" for queue, _ in asked]
+        return self._plain().register_script(TAKE)([self.global_keyprefix + key for key in keys], [time(), *noted])
+
     def _take(self: Any) -> bool:
         queues = self._queue_cycle.consume(len(self.active_queues))
         asked = [(queue, self._q_for_pri(queue, priority)) for priority in self.priority_steps for queue in queues]
-        keys = [self.unacked_key, self.unacked_index_key, *(key for _, key in asked)]
-        acknowledged = ["0" if queue in self._unacknowledged else "1" for queue, _ in asked]
         self._more = False
         try:
-            found: Any = self._plain().register_script(_TAKE)(
-                [self.global_keyprefix + key for key in keys], [time(), *acknowledged]
-            )
+            found = self._run_take(asked, True)
         except redis.exceptions.OutOfMemoryError as error:
             logger.error("Redis is full: no message can be taken until it has room (maxmemory): %s", error)
             raise Empty from None

@@ -10,6 +10,7 @@ import kombu
 from celery import Celery
 from celery.app.task import Context
 from celery.app.trace import build_tracer
+from celery.backends.base import Backend, KeyValueStoreBackend
 from celery.concurrency.base import BasePool
 from celery.concurrency.prefork import _run_ready_callbacks
 from celery.worker import components, request, state
@@ -149,3 +150,8 @@ def test_kombu_keeps_what_is_not_acknowledged_under_these_keys_and_scores_it_by_
     assert (redis.Channel.unacked_index_key, redis.Channel.visibility_timeout) == ("unacked_index", 3600)
     assert "time() - self.visibility_timeout" in inspect.getsource(redis.QoS.restore_visible)
     assert "{delivery_tag: time()}" in inspect.getsource(redis.QoS.append)
+
+
+def test_every_stored_outcome_is_put_together_where_ours_is_added():
+    assert "self._get_result_meta(result=result, state=state" in inspect.getsource(KeyValueStoreBackend._store_result)
+    assert list(inspect.signature(Backend._get_result_meta).parameters)[:3] == ["self", "result", "state"]

@@ -10,6 +10,7 @@ from celery import Celery
 from conftest import PROJECT
 from waiting import wait_until
 
+from cellwork import configure
 from cellwork.broker import Broker
 from cellwork.errors import OutOfMemory
 from cellwork.usage import Run
@@ -168,3 +169,58 @@ def test_the_command_line_shows_the_bill(tasks, worker_store):
     assert "shop.tasks.echo" in cellwork().stdout
     assert "QUEUE" in cellwork("--since", "1h").stdout
     assert cellwork("nobody").stdout == "no runs of nobody\n"
+
+
+@pytest.fixture
+def learned(broker, monkeypatch, request):
+    """An application that learns, and the usage of its tasks so far."""
+    monkeypatch.delenv("CELERY_BROKER_URL")  # they would win
+    monkeypatch.delenv("CELERY_RESULT_BACKEND")
+    app = configure(
+        Celery("learns", set_as_current=False), installation=request.node.name, heavy={"memory": "1g"}, unserved="off"
+    )
+    app.conf.update(broker_url=f"{broker}/0", result_backend=f"{broker}/1", task_default_queue="learns")
+    client = Broker(app)
+    UsageStore(client).add(
+        [run(task="big", peak_memory_bytes=2 << 30, run_seconds=1.0, cpu_seconds=0.9) for _ in range(30)]
+    )
+    yield app
+    client.client.delete(*client.client.scan_iter(match=client.key("*")), "learns", "kubernetes")
+    client.close()
+    app.close()
+
+
+def test_a_task_that_learns_asks_for_what_its_runs_used_and_is_heavy_by_that(learned):
+    def sent(name: str, queue: str, **options) -> dict | None:
+        learned.send_task(name, **options)
+        with learned.connection_for_read() as connection:
+            message = connection.default_channel.basic_get(queue, no_ack=True)
+            return message and message.headers["cellwork"]
+
+    assert sent("big", "learns")["spec"] == {}, "only a suggestion"
+    assert sent("big", "learns", learn="on")["spec"] == {"learn": "on"}, "nothing is known yet, and nobody waits"
+
+    def heavy() -> dict | None:
+        learned.send_task("big", learn="on")
+        with learned.connection_for_read() as connection:
+            message = connection.default_channel.basic_get("kubernetes", no_ack=True)
+            return message and message.headers["cellwork"]
+
+    header = wait_until(heavy, what="a look at what it used")
+    assert 2.4 * 2**30 < header["spec"]["memory"] < 2.9 * 2**30
+    assert header["spec"]["cpus"] == 1.0
+    assert header["route"]["reason"].endswith("> 1 GiB, as its runs used")
+    said = sent("big", "learns", learn="on", memory="64m", executor="docker")
+    assert (said["spec"]["memory"], said["spec"]["cpus"]) == (64 << 20, 1.0)
+    assert sent("big", "learns", learn="on", memory_max="512m", executor="docker")["spec"]["memory"] == 512 << 20
+
+
+def test_the_command_line_tells_what_to_write(shop, worker_store):
+    worker_store.add(
+        [run(task="shop.sized", peak_memory_bytes=50 << 20, run_seconds=1.0, cpu_seconds=0.4) for _ in range(25)]
+    )
+    told = cellwork("shop.sized", "--suggest").stdout
+    assert told.startswith("# shop.sized: 25 runs, 95 % of them within ")
+    assert told.splitlines()[1] == '@app.task(memory="80m", cpus=0.5)'
+    assert json.loads(cellwork("shop.sized", "--suggest", "--json").stdout)[0]["memory"] == 80 << 20
+    assert cellwork("nobody", "--suggest").stdout.startswith("nothing to suggest yet")

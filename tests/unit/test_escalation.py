@@ -38,3 +38,18 @@ def test_a_maximum_below_the_memory_or_above_the_policy_is_refused():
     spec = harden("x", parse("x", {"memory_max": "32g"}), image)
     with pytest.raises(PolicyViolation, match="memory_max"):
         policy.check("x", spec, policy.load({"max_memory": "16g"}))
+
+
+def test_it_begins_with_what_earlier_runs_needed_but_with_no_more_than_it_may_have():
+    spec = parse("x", {"memory": "100m", "memory_swap": "110m", "memory_max": "300m"})
+    sizes = [escalation.at_least(spec, needed and needed * MIB) for needed in (None, 50, 200, 999)]
+    assert [(one.memory // MIB, one.memory_swap // MIB) for one in sizes] == [
+        (100, 110),
+        (100, 110),
+        (200, 210),
+        (300, 310),
+    ]
+    fixed = parse("x", {"memory": "100m"})
+    assert escalation.at_least(fixed, 1 << 30) is fixed
+    assert escalation.at_most(spec, None) is spec
+    assert (escalation.at_most(spec, 60 * MIB).memory // MIB, escalation.at_most(spec, 1 << 40)) == (60, spec)

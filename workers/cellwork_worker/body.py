@@ -139,7 +139,7 @@ def replace(task: Any, supervisor: "Supervisor") -> None:
 
     @functools.wraps(function)
     def sandboxed(*args: Any, **kwargs: Any) -> Any:
-        job: Job | None = getattr(_slot, "job", None)
+        job = current()
         if job is None or job.entered or task.request.id != job.id:
             return function(*args, **kwargs)  # called as a plain function, from some other body
         job.entered = True
@@ -175,6 +175,12 @@ def _run_once(supervisor: "Supervisor", body: Body, job: Job, args: Any, kwargs:
     except Exception as error:  # noqa: BLE001 - raised again by `result`
         job.failure = metering.kind(error)
         job.given.set_exception(error)
+
+
+def current() -> Job | None:
+    """The job that this thread runs."""
+    job: Job | None = getattr(_slot, "job", None)
+    return job
 
 
 def enter(job: Job | None) -> None:

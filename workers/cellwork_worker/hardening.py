@@ -54,10 +54,11 @@ def harden(task: str, spec: ContainerSpec, defaults: ContainerSpec) -> Container
             f"task {task}: memory_max={complete.memory_max} is less than memory={complete.memory}; it is what a "
             f"sandbox that is killed for memory may get at most"
         )
-    said: dict[str, object] = {}
+    # The producer's and the queue's business, and so nothing in which two sandboxes differ.
+    said: dict[str, object] = {"fair_key": None, "max_running": None, "learn": None}
     if complete.memory_swap is None:
         said["memory_swap"] = complete.memory
     if complete.read_only and "/tmp" not in (complete.tmpfs or {}):  # noqa: S108 - inside the sandbox
         # The runner unpacks the code there, and most programs expect to be able to write to it.
         said["tmpfs"] = {**(SAFE.tmpfs or {}), **(complete.tmpfs or {})}
-    return msgspec.structs.replace(complete, **said) if said else complete
+    return msgspec.structs.replace(complete, **said)

@@ -16,9 +16,10 @@ from .budget import Budget
 
 logger = logging.getLogger("cellwork.worker")
 
-#: Why a job was ended: another worker has taken its task over, or this one hands it over.
+#: Why a job was ended: another worker has taken its task over, this one hands it over, or it has become a pod.
 FENCED = "taken over"
 HANDOVER = "handed over"
+MOVED = "sent on"
 
 #: A second apart. By then an engine that does not answer has made the executor give the sandbox up.
 _KILL_TRIES = 60
@@ -92,6 +93,8 @@ class Job:
     queue_seconds: float | None = None
     #: What its sandboxes used, one after the other.
     runs: list[Run] = field(default_factory=list)
+    #: Bytes of memory that its sandboxes had, one after the other; those before it became a pod, too.
+    sizes: list[int] = field(default_factory=list)
     #: How its body failed, as `metering.kind` says it. None: it did not, or has not ended.
     failure: str | None = None
     #: What it may spend on failures of the infrastructure; set before its first sandbox.

@@ -18,7 +18,7 @@ from cellwork.errors import CellworkError
 from cellwork.usage import SUCCESS, Run
 from cellwork.usagestore import UsageStore
 from cellwork_worker.executors.base import Exit
-from cellwork_worker.job import FENCED, HANDOVER, Job
+from cellwork_worker.job import FENCED, HANDOVER, MOVED, Job
 from cellwork_worker.launch import Launch
 
 logger = logging.getLogger("cellwork.worker")
@@ -36,7 +36,7 @@ _CLOSE_TIMEOUT = 5.0
 _MOST = float(2**53)
 
 #: Where the runs of a job that ended so are another worker's to tell.
-_ELSEWHERE = frozenset({FENCED, HANDOVER, "shutdown"})
+_ELSEWHERE = frozenset({FENCED, HANDOVER, MOVED, "shutdown"})
 
 
 class Meter:

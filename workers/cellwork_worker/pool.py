@@ -25,7 +25,7 @@ from kombu.asynchronous import get_event_loop
 
 from cellwork_worker import body, delivery, metering
 from cellwork_worker.deadlines import Deadlines
-from cellwork_worker.job import FENCED, HANDOVER, Callbacks, Ended, Job
+from cellwork_worker.job import FENCED, HANDOVER, MOVED, Callbacks, Ended, Job
 from cellwork_worker.launch import sandbox_name
 from cellwork_worker.limits import limit
 from cellwork_worker.worker import Worker
@@ -226,7 +226,7 @@ class SandboxPool(BasePool):
         info["executor"] = self._worker.settings.executor
         for executor in self._worker.executors.made():
             info |= executor.facts()
-        return info
+        return info | self._worker.room.facts()
 
     def _dispatch(self) -> None:
         """Give waiting jobs to free slots."""
@@ -277,7 +277,7 @@ class SandboxPool(BasePool):
             return partial(job.callbacks.error, ExceptionInfo())
         finally:
             body.enter(None)
-            self._worker.logs.end(job.id, final=not again and job.ended not in (FENCED, HANDOVER, _SHUTDOWN))
+            self._worker.logs.end(job.id, final=not again and job.ended not in (FENCED, HANDOVER, MOVED, _SHUTDOWN))
             if not job.left:
                 job.discard()
 
@@ -288,6 +288,8 @@ class SandboxPool(BasePool):
             # Not forgotten: when the connection closes, kombu delivers it again.
             self._worker.leases.give_back(job)
             return lambda: None
+        if job.ended == MOVED:
+            return partial(delivery.acknowledge, job.request)
         if job.ended == _TIME_LIMIT:
             return partial(job.callbacks.timeout, False, job.hard_limit or 0)
         return partial(job.callbacks.error, _info(Terminated(job.ended)))
@@ -341,7 +343,7 @@ class SandboxPool(BasePool):
             logger.exception("telling Celery how %s went failed", job.sandbox if job else "a soft time limit")
         if slot is None or job is None:
             return
-        if job.ended not in (FENCED, HANDOVER):
+        if job.ended not in (FENCED, HANDOVER, MOVED):
             self._settle(job)
         self._idle.append(slot)
         self._retire()

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery.worker.request import Request as CeleryRequest
 
+from cellwork.quantity import format_bytes
 from cellwork.spec import ContainerSpec
 from cellwork.usage import Run
 from cellwork_worker import metering
@@ -74,6 +75,7 @@ def over(job: Job) -> dict[str, Any]:
     told |= {
         "outcome": outcome,
         "sandboxes": len(job.runs) or None,
+        "memory_tried": ", ".join(map(format_bytes, job.sizes)) if len(job.sizes) > 1 else None,
         "ooms": sum(run.outcome == "out-of-memory" for run in job.runs) or None,
     }
     return {name: value for name, value in told.items() if value is not None}

@@ -37,7 +37,8 @@ class Running(msgspec.Struct, eq=False):
     executor: Executor
     #: By `time.monotonic`.
     since: float
-    status: str = "starting"
+    #: ``waiting`` (for room on its host), ``starting``, ``running``.
+    status: str = "waiting"
     usage: Usage | None = None
     asked: "Future[None] | None" = None
     answered: float | None = None
@@ -61,6 +62,12 @@ class Sandboxes:
         finally:
             with self._lock:
                 self._running.pop(launch.id, None)
+
+    def starting(self, sandbox: str) -> None:
+        """It has room."""
+        with self._lock:
+            if (running := self._running.get(sandbox)) is not None:
+                running.since, running.status = time.monotonic(), "starting"
 
     def started(self, sandbox: str) -> None:
         """It runs."""

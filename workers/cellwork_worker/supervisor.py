@@ -15,11 +15,10 @@ from cellwork import outcome
 from cellwork import spec as specs
 from cellwork.errors import CellworkError, EngineUnavailable, ImageUnavailable, InvalidSpec, OutOfMemory, SandboxLost
 from cellwork.printable import printable
-from cellwork.quantity import format_bytes
 from cellwork.settings import Settings
 from cellwork.spec import ContainerSpec
-from cellwork_worker import escalation, policy, verdict
 from cellwork_worker import launch as launches
+from cellwork_worker import pods, policy, verdict
 from cellwork_worker.body import Body
 from cellwork_worker.bootstrap import bootstrap
 from cellwork_worker.budget import Budget
@@ -30,9 +29,11 @@ from cellwork_worker.imagebuild import Images
 from cellwork_worker.job import Ended, Job
 from cellwork_worker.launch import Launch
 from cellwork_worker.logs import Logs
+from cellwork_worker.memory import Memory
 from cellwork_worker.metering import Meter, Metering, route
 from cellwork_worker.reading import Reading
 from cellwork_worker.redaction import Redaction
+from cellwork_worker.room import Room
 from cellwork_worker.sandboxes import Sandboxes
 from cellwork_worker.secret_source import SecretSource, refuse
 
@@ -59,6 +60,8 @@ class Supervisor:
         sandboxes: Sandboxes,
         images: Images,
         metering: Metering,
+        room: Room,
+        memory: Memory,
     ) -> None:
         """Nothing starts before `run`.
 
@@ -72,6 +75,8 @@ class Supervisor:
             sandboxes: told what runs.
             images: builds those that tasks declare.
             metering: told what they used.
+            room: what they fit in.
+            memory: how much of it each gets.
         """
         self._settings = settings
         self._policy = rules
@@ -83,6 +88,8 @@ class Supervisor:
         self._sandboxes = sandboxes
         self._images = images
         self._metering = metering
+        self._room = room
+        self._memory = memory
 
     def run(self, body: Body, job: Job, args: Args, kwargs: Kwargs) -> object:
         """Run the task's body in a sandbox; return what it returned.
@@ -103,17 +110,16 @@ class Supervisor:
             return self._run_inline(executor, body, job, spec, args, kwargs)
         spec = harden(body.name, spec, self._defaults(body))
         policy.check(body.name, spec, self._policy)
-        job.budget, tried = Budget(self._settings), [spec.memory or 0]
+        job.budget, job.sizes = Budget(self._settings), pods.sizes(job)
+        spec = self._memory.first(body.name, spec, executor, job)
+        again = not job.first
         while True:
             try:
                 ready = self._images.ensure(body.name, spec, executor, job)
-                return self._once(name, executor, self._launch(body, job, ready, args, kwargs), body, job)
+                launch = self._launch(body, job, ready, args, kwargs)
+                returned = self._once(name, executor, launch, body, job, again=again)
             except OutOfMemory as error:
-                if (more := escalation.larger(spec)) is None:
-                    raise escalation.exhausted(error, tried) from None
-                spec = more
-                tried.append(spec.memory or 0)
-                logger.warning("%s starts again with %s: %s", job.sandbox, format_bytes(tried[-1]), error)
+                spec = self._memory.more(spec, executor, job, error)
                 self._start_anew(job)
             except CellworkError as error:
                 # Removed since it was seen: it is built again.
@@ -124,17 +130,23 @@ class Supervisor:
                 if isinstance(error, SandboxLost):
                     self._start_anew(job)
                 self._back_off(job, error, pause)
+                again = True
+            else:
+                self._memory.enough(body.name, job)
+                return returned
 
     def _start_anew(self, job: Job) -> None:
         job.discard()
         job.start += 1
         job.on_restart(job)
 
-    def _once(self, name: str, executor: Executor, launch: Launch, body: Body, job: Job) -> object:
-        with self._metering.measured(job, launch, name) as meter:
-            return self._follow(name, executor, launch, body, job, meter)
+    def _once(self, name: str, executor: Executor, launch: Launch, body: Body, job: Job, *, again: bool) -> object:
+        with self._sandboxes.entered(launch, name, executor), self._room.taken(executor, launch, job, again=again):
+            self._sandboxes.starting(launch.id)
+            with self._metering.measured(job, launch, name) as meter:
+                return self._follow(executor, launch, body, job, meter)
 
-    def _follow(self, name: str, executor: Executor, launch: Launch, body: Body, job: Job, meter: Meter) -> object:
+    def _follow(self, executor: Executor, launch: Launch, body: Body, job: Job, meter: Meter) -> object:
         def on_state(state: str, meta: object) -> None:
             body.task.update_state(task_id=job.id, state=state, meta=meta)
 
@@ -162,8 +174,7 @@ class Supervisor:
         job.starting(stop, lambda: executor.abandon(launch.id))
         job.discard = lambda: executor.discard(launch.id)
         try:
-            with self._sandboxes.entered(launch, name, executor):
-                meter.exit = ended = executor.run(launch, emit)
+            meter.exit = ended = executor.run(launch, emit)
         except CellworkError:
             if job.ended is not None:
                 raise Ended from None

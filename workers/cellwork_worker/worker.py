@@ -19,10 +19,11 @@ from cellwork.broker import Broker
 from cellwork.deadletter import DeadLetter, DeadLetters
 from cellwork.errors import CellworkError, Poisoned
 from cellwork.idempotency import Keys
+from cellwork.learned import Needs
 from cellwork.routing import KUBERNETES_QUEUE
 from cellwork.settings import Settings
 from cellwork.usagestore import UsageStore
-from cellwork_worker import canvas, delivery, heartbeat, logs, policy, storing
+from cellwork_worker import canvas, delivery, heartbeat, logs, policy, resultmeta, storing
 from cellwork_worker.executors.base import Executor
 from cellwork_worker.executors.registry import Executors
 from cellwork_worker.fencing import Claim, Tokens
@@ -31,8 +32,11 @@ from cellwork_worker.imagebuild import Images
 from cellwork_worker.job import Ended, Job
 from cellwork_worker.launch import sandbox_name
 from cellwork_worker.lease import Leases
+from cellwork_worker.memory import Memory
 from cellwork_worker.metering import Metering, route
+from cellwork_worker.pods import Pods
 from cellwork_worker.reaper import Reaper, Reaping
+from cellwork_worker.room import Room
 from cellwork_worker.sandboxes import Sandboxes
 from cellwork_worker.supervisor import Supervisor
 
@@ -62,17 +66,6 @@ class Worker:
         self.broker = Broker(app)
         images = Images(app, rules, self.broker)
         self._metering = Metering(UsageStore(self.broker), name)
-        self.supervisor = Supervisor(
-            self.settings,
-            rules,
-            self.executors,
-            name,
-            self._secret(app),
-            self.logs,
-            self.sandboxes,
-            images,
-            self._metering,
-        )
         self._app = app
         place = self.executors(self.settings.executor).place()
         boot = uuid.uuid4().hex[:12]
@@ -90,6 +83,22 @@ class Worker:
         )
         signals.worker_ready.connect(self.leases.watch)
         storing.watch()
+        resultmeta.tell()
+        pods = Pods(app, self.broker, self.leases, self.settings)
+        self.room = Room(self.settings)
+        self.supervisor = Supervisor(
+            self.settings,
+            rules,
+            self.executors,
+            name,
+            self._secret(app),
+            self.logs,
+            self.sandboxes,
+            images,
+            self._metering,
+            self.room,
+            Memory(Needs(self.broker, self.settings.learned_ttl), self.room, pods),
+        )
         self.dead = DeadLetters(self.broker)
         self._keys = Keys(app)
         self._reaper = Reaper(app, self.broker, self.tokens)

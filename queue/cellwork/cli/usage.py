@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cellwork import settings, sizing
 from cellwork.broker import Broker
 from cellwork.printable import printable
+from cellwork.spec import ContainerSpec
 from cellwork.usage import Quantiles, Run, Summary, summarise
 from cellwork.usagestore import UsageStore
 
@@ -31,8 +33,16 @@ _SHOWN = (("queue_seconds", "QUEUED"), ("start_seconds", "START"), ("run_seconds
 @click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
 @click.option("--since", type=Moment(), default=None, help="Only runs that ended since: 10m, 1h30m, or a time.")
 @click.option("--json", "as_json", is_flag=True, help="For programs; with --since also each run.")
+@click.option("--suggest", "suggesting", is_flag=True, help="What tasks should ask for, as it is to be written.")
 @click.pass_context
-def usage(context: click.Context, task: str | None, name: str | None, since: datetime | None, as_json: bool) -> None:
+def usage(
+    context: click.Context,
+    task: str | None,
+    name: str | None,
+    since: datetime | None,
+    as_json: bool,
+    suggesting: bool,
+) -> None:
     """Show what the runs of all tasks, or of one TASK, used: median / 95 %, and sums.
 
     Without --since, sums are of all runs, and distributions of the newest thousand or so of each task, to within
@@ -53,6 +63,9 @@ def usage(context: click.Context, task: str | None, name: str | None, since: dat
         raise click.ClickException(f"the broker at {str(app.conf.broker_url).rpartition('@')[2]}: {error}") from error
     finally:
         broker.close()
+    if suggesting:
+        suggest_sizes(app, summaries, as_json)
+        return
     if as_json:
         found = {"tasks": summaries, **({"queues": queues(runs), "runs": runs} if since is not None else {})}
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
@@ -65,6 +78,25 @@ def usage(context: click.Context, task: str | None, name: str | None, since: dat
     console.print(table(summaries))
     if since is not None:
         console.print(queue_table(runs))
+
+
+def suggest_sizes(app: Any, summaries: list[Summary], as_json: bool) -> None:
+    """Say what tasks should ask for, apart from those that do not want to know."""
+    app.loader.import_default_modules()
+    current = settings.load(app)
+
+    def wanted(task: str) -> bool:
+        spec = getattr(app.tasks.get(task), "cellwork_spec", None) or ContainerSpec()
+        return (spec.learn or current.defaults.learn or current.learn) != "off"
+
+    found = [one for s in summaries if wanted(s.task) and (one := sizing.suggest(s, current.learn_headroom))]
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        return
+    for one in found:
+        click.echo(f"# {printable(one.task)}: {one.why}\n{one.decorator}")
+    if not found:
+        click.echo(f"nothing to suggest yet: a task must have run {sizing.LEAST_RUNS} times")
 
 
 def queues(runs: list[Run]) -> dict[str, dict[str, float]]:

@@ -51,6 +51,7 @@ _SHOWN: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("peak_memory", "peak_memory_bytes", _bytes),
     ("memory_limit", "memory_bytes", _bytes),
     ("sandboxes_used", "sandboxes", str),
+    ("memory_tried", "memory_tried", str),
     ("killed_for_memory", "ooms", str),
 )
 

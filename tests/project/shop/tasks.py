@@ -200,6 +200,14 @@ def inline():
 
 
 @app.task(executor="inline")
+def nap(seconds):
+    """From when until when."""
+    began = time.time()
+    time.sleep(seconds)
+    return [began, time.time()]
+
+
+@app.task(executor="inline")
 def errback(request, error, traceback):
     app.backend.client.rpush(f"errback:{request.id}", f"{type(error).__name__}: {error}")
 

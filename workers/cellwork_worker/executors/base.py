@@ -134,6 +134,28 @@ class Executor(Protocol):
         """Say whether sandboxes can be made now. Never raises."""
 
 
+class Capacity(msgspec.Struct, frozen=True):
+    """Of the machine that sandboxes run on: bytes, processors."""
+
+    memory: int
+    cpus: float
+
+
+@runtime_checkable
+class Hosted(Executor, Protocol):
+    """An executor whose sandboxes share one machine, so that its worker must see that they fit."""
+
+    def capacity(self) -> Capacity:
+        """Of that machine.
+
+        Raises:
+            cellwork.errors.EngineUnavailable
+        """
+
+    def spare(self, memory: int) -> None:
+        """Tasks have not asked for so many bytes now: what was started ahead of need must fit in. Does not block."""
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What a sandbox uses now."""
 

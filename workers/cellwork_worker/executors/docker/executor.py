@@ -11,13 +11,13 @@ from docker.errors import APIError, NotFound
 
 from cellwork.errors import EngineUnavailable, SandboxLost
 from cellwork.quantity import format_bytes
-from cellwork_worker.executors.base import STARTED, Abandoned, Emit, Exit, Health, Sandbox, Usage
+from cellwork_worker.executors.base import STARTED, Abandoned, Capacity, Emit, Exit, Health, Sandbox, Usage
 from cellwork_worker.launch import Launch
 
 from .build import ImageBuilder
 from .containers import Containers
 from .demand import WarmLimits
-from .engine import Engine
+from .engine import Engine, answer
 from .host import clock_of, disk_of
 from .listing import listed
 from .starter import RunningSandbox, Starter
@@ -239,6 +239,19 @@ class DockerExecutor:
         }
         detail = f"Docker engine {info.get('ServerVersion')}" + (f", {full}" if full else "")
         return Health(executor="docker", ok=not full, detail=detail, facts=facts)
+
+    def capacity(self) -> Capacity:
+        """See `Hosted`."""
+        try:
+            with self._engine.errors("to ask what it has"):
+                info = self._engine.ask(lambda: self._engine.client.info())
+        except APIError as error:
+            raise EngineUnavailable(f"the engine does not say how much memory it has: {answer(error)}") from error
+        return Capacity(int(info["MemTotal"]), float(info["NCPU"]))
+
+    def spare(self, memory: int) -> None:
+        """See `Hosted`."""
+        self._starter.warm.spare(memory)
 
     def facts(self) -> dict[str, object]:
         """What the worker's inspection shows of it."""

@@ -77,6 +77,8 @@ class WarmPool:
         self._names: set[str] = set()
         self._dropped: deque[Warm] = deque()
         self._wake_at = 0.0
+        #: Bytes: what the tasks leave.
+        self._spare: float = float("inf")
         self._thread: threading.Thread | None = None
         self._images = ImageWatch(containers.engine, self._drop_moved)
         self.hits = self.misses = 0
@@ -115,6 +117,14 @@ class WarmPool:
             for shape in self._shapes.values():
                 self._trim(shape, 0)
         self._remove_dropped()
+
+    def spare(self, memory: int) -> None:
+        """Tasks leave so many bytes of the machine's memory: those that wait must fit in."""
+        with self._lock:
+            shrunk, self._spare = memory < self._spare, memory
+            if self._thread is not None and (self._used() > memory if shrunk else True):
+                # Later: the task that asked for the memory may be about to take one of them.
+                self._tend_within(_REPLENISH_AFTER)
 
     def facts(self) -> dict[str, object]:
         """For whoever watches the worker."""
@@ -229,6 +239,7 @@ class WarmPool:
     def _level(self, now: float) -> None:
         """Start and remove until as many wait as are wanted; say when to look again. Called with the lock held."""
         later = []
+        self._shed()
         for key, shape in list(self._shapes.items()):
             wanted = shape.demand.wanted(now)
             have = len(shape.waiting) + shape.starting
@@ -251,17 +262,24 @@ class WarmPool:
     def _fits(self, shape: _Shape) -> bool:
         """True where the budget has room for one more of `shape`; those of shapes asked for longer ago make room."""
 
-        def used() -> int:
-            return sum(s.memory * (len(s.waiting) + s.starting) for s in self._shapes.values())
-
+        most = min(self._limits.memory, self._spare)
         older = sorted(
             (s for s in self._shapes.values() if s.waiting and s.demand.asked_at < shape.demand.asked_at),
             key=lambda s: s.demand.asked_at,
         )
         for other in older:
-            while other.waiting and used() + shape.memory > self._limits.memory:
+            while other.waiting and self._used() + shape.memory > most:
                 self._drop(other, other.waiting[0])
-        return used() + shape.memory <= self._limits.memory
+        return self._used() + shape.memory <= most
+
+    def _used(self) -> int:
+        return sum(s.memory * (len(s.waiting) + s.starting) for s in self._shapes.values())
+
+    def _shed(self) -> None:
+        """Tasks come first: drop as many as do not fit beside them, of the shape that was asked for longest ago."""
+        for shape in sorted(self._shapes.values(), key=lambda s: s.demand.asked_at):
+            while shape.waiting and self._used() > self._spare:
+                self._drop(shape, shape.waiting[0])
 
     def _start(self, shape: _Shape) -> None:
         like = shape.launch

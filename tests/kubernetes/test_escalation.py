@@ -1,0 +1,54 @@
+"""A task that needs more memory than its worker's host should give becomes a pod, once."""
+
+import pytest
+from waiting import wait_until
+
+TIMEOUT = 100
+
+
+@pytest.fixture
+def container_worker(start_worker, tmp_path):
+    """Of containers, with a router for which more than 100 MiB is heavy."""
+    config = tmp_path / "cellwork.toml"
+    config.write_text('[cellwork]\nheavy = { memory = "100m" }\n')
+    worker = start_worker("-c", "1", "-Q", "docker", name="light", CELLWORK_CONFIG=str(config))
+    yield worker
+    worker.stop()
+
+
+@pytest.fixture
+def forget(shop, installation, broker):
+    yield
+    client = shop.app.app.backend.client.__class__.from_url(f"{broker}/0")
+    client.delete(f"cellwork:{installation}:needs:shop.hostile.needs_memory")
+    client.close()
+
+
+def send(shop, cluster, **options):
+    memory = {"memory": "64m", "memory_max": "512m"}
+    return shop.hostile.needs_memory.apply_async((180,), image=cluster.image, **memory, **options)
+
+
+def test_past_the_threshold_it_becomes_a_pod_and_the_next_run_is_one_at_once(
+    shop, cluster, container_worker, pod_worker, forget
+):
+    result = send(shop, cluster)
+    assert result.get(timeout=TIMEOUT) == [180, 0]
+    tried = [64 << 20, 128 << 20, 256 << 20]
+    assert shop.app.app.backend.get_task_meta(result.id)["cellwork"] == {"memory_tried": tried}
+    (moved,) = (line for line in container_worker.text.splitlines() if "becomes a pod" in line)
+    assert "memory 128 MiB > 100 MiB, as it turned out, after 64 MiB" in moved
+    assert f"{result.id}" in pod_worker.text
+    again = send(shop, cluster)
+    assert again.get(timeout=TIMEOUT) == [180, 0]
+    assert f"cellwork-{again.id}-0 starts with 256 MiB, as earlier runs needed" in container_worker.text
+    assert "cellwork" not in shop.app.app.backend.get_task_meta(again.id), "no sandbox of it was killed"
+    wait_until(lambda: not container_worker.inspect("active"), what="both deliveries to be acknowledged")
+    wait_until(lambda: not shop.app.app.backend.client.exists("unacked_index"), what="nothing to be left")
+
+
+def test_where_it_asks_for_containers_it_stays_in_them(shop, cluster, container_worker, pod_worker, forget):
+    result = send(shop, cluster, executor="docker")
+    assert result.get(timeout=TIMEOUT) == [180, 0]
+    assert "becomes a pod" not in container_worker.text
+    assert result.id not in pod_worker.text
