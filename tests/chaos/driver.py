@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import docker
 import msgspec
 from celery import Celery, chain, chord
 from celery.result import AsyncResult, GroupResult
@@ -59,7 +58,6 @@ class Run:
         self._numbers = random.Random(seed + 1)
         self.cluster = Cluster(folder, f"chaos-{uuid.uuid4().hex[:12]}", VISIBILITY)
         self.client = self.cluster.client()
-        self.engine = docker.from_env()
         #: Held while the producer sends: a canvas is many messages, and sending is not what is tested here.
         self.sending = threading.Lock()
         self.destroyed: list[str] = []
@@ -92,6 +90,7 @@ class Run:
             lost = self._settle()
         finally:
             self.cluster.revive()
+            self._wait(self.cluster.ready, 30)
             left = self._left()
             self.cluster.close()
         for watcher in self._watchers:
@@ -114,7 +113,17 @@ class Run:
 
     def sandboxes(self) -> list[Any]:
         labels = {"label": f"cellwork.installation={self.cluster.installation}"}
-        return list(self.engine.containers.list(all=True, filters=labels, ignore_removed=True))
+        return list(self.cluster.own.client.containers.list(all=True, filters=labels, ignore_removed=True))
+
+    def begun(self) -> list[str]:
+        """Tasks of the Docker workers that may have begun, and have no outcome."""
+        pods = self._boot(PODS)
+        keys: Any = list(self.client.scan_iter(match=f"cellwork:{self.cluster.installation}:token:*", count=1000))
+        owners: Any = {key: self.client.hget(key, "owner") for key in keys}
+        held = [
+            key.decode().rpartition(":")[2] for key, owner in owners.items() if owner and not owner.startswith(pods)
+        ]
+        return [attempt.removeprefix("cellwork-")[: len(str(uuid.uuid4()))] for attempt in held]
 
     @contextmanager
     def watched(self, worker: str) -> Iterator[None]:
@@ -205,13 +214,16 @@ class Run:
         """Tokens whose owner is this worker's process."""
         prefix = f"cellwork:{self.cluster.installation}"
         try:
-            beat: Any = self.client.get(f"{prefix}:worker:{worker}@chaos")
-            boot = msgspec.json.decode(beat)["boot"].encode() if beat else b"?"
+            boot = self._boot(worker)
             keys: Any = list(self.client.scan_iter(match=f"{prefix}:token:*", count=1000))
             owners: Any = [self.client.hget(key, "owner") for key in keys]
         except EXPECTED:
             return {}
         return {key: owner for key, owner in zip(keys, owners, strict=True) if owner and owner.startswith(boot)}
+
+    def _boot(self, worker: str) -> bytes:
+        beat: Any = self.client.get(f"cellwork:{self.cluster.installation}:worker:{worker}@chaos")
+        return msgspec.json.decode(beat)["boot"].encode() if beat else b"?"
 
     def _watch(self, held: dict[str, bytes], began: float) -> None:
         deadline = began + SETTLE

@@ -5,14 +5,15 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-ENGINE = "/var/run/docker.sock"
+MACHINES = Path("/var/run/docker.sock")
 
 
 class EngineWay:
     """A socket of its own, each of whose connections goes on to the engine's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: Path = MACHINES) -> None:
         self.path = folder / "engine.sock"
+        self._engine = engine
         self._open = threading.Event()
         self._open.set()
         self._lock = threading.Lock()
@@ -55,18 +56,27 @@ class EngineWay:
             except OSError:
                 return
             engine = socket.socket(socket.AF_UNIX)
-            engine.connect(ENGINE)
+            try:
+                engine.connect(str(self._engine))
+            except OSError:  # it restarts
+                engine.close()
+                worker.close()
+                continue
             with self._lock:
                 self._connections |= {worker, engine}
             for source, sink in ((worker, engine), (engine, worker)):
                 threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
 
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
+        # One direction is at its end, such as a sandbox's input; the other goes on.
+        ended = socket.SHUT_WR
+        try:
             while data := source.recv(1 << 16):
                 self._open.wait()
                 sink.sendall(data)
-            # One direction is at its end, such as a sandbox's input; the other goes on.
-            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            ended = socket.SHUT_RDWR
+        with suppress(OSError):
+            sink.shutdown(ended)
         with self._lock:
             self._connections.discard(source)

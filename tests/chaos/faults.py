@@ -71,6 +71,18 @@ def cut_engine(run: Any) -> str:
     return "cut all connections to the engine"
 
 
+def restart_engine(run: Any) -> str:
+    """Sandboxes run on where it has live-restore before and after; else it ends them, and bodies may begin twice."""
+    own = run.cluster.own
+    before, after = own.live_restore, run.random.random() < 2 / 3
+    own.stop()
+    if not (before and after):
+        run.destroyed += run.begun()
+    NEVER.wait(run.random.uniform(0, 2))
+    own.start(live_restore=after)
+    return f"restarted the engine, {'with' if before and after else 'without'} live-restore"
+
+
 def restart_api(run: Any) -> str:
     """Pods run on meanwhile."""
     run.cluster.api.stop()
@@ -117,6 +129,7 @@ FAULTS: tuple[Callable[[Any], str], ...] = (
     deliver_twice,
     block_engine,
     cut_engine,
+    restart_engine,
     restart_api,
     kill_pod,
 )

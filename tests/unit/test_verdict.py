@@ -105,6 +105,7 @@ def test_celerys_own_exceptions_keep_their_meaning():
         (Exit(code=143, adopted=True), errors.SandboxLost, "killed from outside"),
         (Exit(code=143, unseen=True), errors.SandboxLost, "killed from outside"),
         (Exit(code=143), errors.NoOutcome, "status 143"),
+        (Exit(code=0, unseen=True), errors.SandboxLost, "engine was away"),
         (Exit(code=0), errors.NoOutcome, "status 0"),
         (Exit(code=1, detail="boom"), errors.NoOutcome, r"status 1 \(boom\)"),
     ],

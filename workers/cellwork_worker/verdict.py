@@ -57,6 +57,8 @@ def lost(launch: Launch, exit_: Exit, tail: bytes) -> CellworkError:
         )
     if exit_.killed or _stopped(launch, exit_):
         return SandboxLost(f"{where} was killed from outside{detail}, not by this worker")
+    if exit_.unseen and exit_.code == 0:
+        return SandboxLost(f"{where} ended while the engine was away, and its outcome went with what it printed last")
     if exit_.adopted and exit_.code == _NO_PAYLOAD and launch.payload is not None and not tail:
         return SandboxLost(f"{where} got no task: the worker that had started it died before it could send that")
     printed = f". It printed last:\n{_text(tail)}" if tail else ""

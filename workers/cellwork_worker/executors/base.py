@@ -29,7 +29,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     #: The sandbox was already there: an earlier delivery of this task had started it.
     adopted: bool = False
-    #: The engine was away for a part of its life.
+    #: It ended while the engine was away, as far as can be told: what it printed last may be lost.
     unseen: bool = False
     #: It had been started ahead of need.
     warm: bool = False

@@ -35,6 +35,8 @@ class Container:
     warm: bool = False
     #: The engine's id of its image; empty: not known.
     image_id: str = ""
+    #: Of the engine's `breaks`, as many as there were when it was last seen to run.
+    breaks: int = 0
 
 
 class Containers:
@@ -92,39 +94,42 @@ class Containers:
             self.remover.now(name)
             return None
         warm = "cellwork.warm" in found["Config"]["Labels"]
+        container = Container(name, found["Id"], launch.spec.image or "", None, warm, found["Image"])
         try:
-            followed = self.followed(found["Id"], patience=0)
+            return container, self.followed(container, patience=0)
         except NotFound:
             return None
-        return Container(name, found["Id"], launch.spec.image or "", None, warm, found["Image"]), followed
 
     def image_bytes(self, image: str | None) -> int | None:
         """The size of the image that sandboxes of that name are made of; None: not known."""
         return None if image is None else self._declared.size(image)
 
-    def followed(self, container: str, patience: float = PATIENCE) -> Followed:
-        """The log of a container, by its id; `patience`: seconds that it is given to have ended.
+    def followed(self, container: Container, patience: float = PATIENCE) -> Followed:
+        """The log of a container; `patience`: seconds that it is given to have ended.
 
         Raises:
             docker.errors.NotFound
         """
         client = self.engine.client
-        url = f"{client.base_url}/v{client.api_version}/containers/{container}/logs"
+        url = f"{client.base_url}/v{client.api_version}/containers/{container.id}/logs"
 
         def open_log(follow: bool) -> requests.Response:
             wanted = {"follow": int(follow), "stdout": 1, "stderr": 1}
             response = self.engine.ask(lambda: client.get(url, params=wanted, stream=True, timeout=None))
             if response.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):  # gone, or about to go
                 response.close()
-                raise NotFound(f"container {container} is gone")
+                raise NotFound(f"container {container.name} is gone")
             response.raise_for_status()
             return response
 
         def runs() -> bool:
             try:
-                return bool(self.engine.ask(lambda: client.inspect_container(container))["State"]["Running"])
+                state = self.engine.ask(lambda: client.inspect_container(container.id))["State"]
             except NotFound:
                 return False
+            if state["Running"]:
+                container.breaks = self.engine.breaks
+            return bool(state["Running"])
 
         return Followed(open_log, runs, patience)
 
@@ -199,7 +204,8 @@ class Containers:
             if holder is not None:
                 self.holders.release(image, holder)
             raise
-        return Container(launch.id, made["Id"], image, holder, image_id=self._declared.image_id(image))
+        image_id = self._declared.image_id(image)
+        return Container(launch.id, made["Id"], image, holder, image_id=image_id, breaks=self.engine.breaks)
 
 
 def _refused(launch: Launch, error: APIError) -> Exception:

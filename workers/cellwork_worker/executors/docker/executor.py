@@ -91,7 +91,6 @@ class DockerExecutor:
 
     def _follow(self, launch: Launch, sandbox: RunningSandbox, emit: Emit) -> Exit:
         self._running[launch.id] = sandbox
-        breaks = self._engine.breaks
         try:
             emit(STARTED, b"")
             self._check_ours(launch)
@@ -107,7 +106,7 @@ class DockerExecutor:
                 return Exit()
             self._check_ours(launch)
             ended = self._exit(launch, sandbox)
-            return msgspec.structs.replace(ended, unseen=self._engine.breaks != breaks)
+            return msgspec.structs.replace(ended, unseen=sandbox.container.breaks != self._engine.breaks)
         finally:
             self._running.pop(launch.id, None)
             sandbox.streams.close()
@@ -124,7 +123,7 @@ class DockerExecutor:
         connection may have been cut, and the sandbox has run on."""
         attached = sandbox.streams
         try:
-            sandbox.streams = followed = self._containers.followed(sandbox.container.id)
+            sandbox.streams = followed = self._containers.followed(sandbox.container)
         except NotFound:
             return
         attached.close()
