@@ -38,3 +38,30 @@ def needs(size):
     held = bytearray(size)
     for page in range(0, size, 4096):
         held[page] = 1
+
+
+def _hold(megabytes, seconds):
+    held = bytearray(megabytes << 20)
+    for page in range(0, len(held), 4096):
+        held[page] = 1
+    time.sleep(seconds)
+
+
+@app.task
+def holds20(seconds):
+    _hold(20, seconds)
+
+
+@app.task
+def holds60(seconds):
+    _hold(60, seconds)
+
+
+@app.task
+def holds150(seconds):
+    _hold(150, seconds)
+
+
+@app.task
+def holds400(seconds):
+    _hold(400, seconds)

@@ -191,28 +191,23 @@ def learned(broker, monkeypatch, request):
 
 
 def test_a_task_that_learns_asks_for_what_its_runs_used_and_is_heavy_by_that(learned):
-    def sent(name: str, queue: str, **options) -> dict | None:
-        learned.send_task(name, **options)
-        with learned.connection_for_read() as connection:
-            message = connection.default_channel.basic_get(queue, no_ack=True)
+    def sent(queue: str, **options) -> dict | None:
+        with learned.connection_for_write() as connection:
+            channel = connection.default_channel
+            channel.queue_purge("learns")  # of what was light before anything was known
+            learned.send_task("big", **options)
+            message = channel.basic_get(queue, no_ack=True)
             return message and message.headers["cellwork"]
 
-    assert sent("big", "learns")["spec"] == {}, "only a suggestion"
-    assert sent("big", "learns", learn="on")["spec"] == {"learn": "on"}, "nothing is known yet, and nobody waits"
-
-    def heavy() -> dict | None:
-        learned.send_task("big", learn="on")
-        with learned.connection_for_read() as connection:
-            message = connection.default_channel.basic_get("kubernetes", no_ack=True)
-            return message and message.headers["cellwork"]
-
-    header = wait_until(heavy, what="a look at what it used")
+    assert sent("learns")["spec"] == {}, "only a suggestion"
+    assert sent("learns", learn="on")["spec"] == {"learn": "on"}, "nothing is known yet, and nobody waits"
+    header = wait_until(lambda: sent("kubernetes", learn="on"), what="a look at what it used")
     assert 2.4 * 2**30 < header["spec"]["memory"] < 2.9 * 2**30
     assert header["spec"]["cpus"] == 1.0
     assert header["route"]["reason"].endswith("> 1 GiB, as its runs used")
-    said = sent("big", "learns", learn="on", memory="64m", executor="docker")
+    said = sent("learns", learn="on", memory="64m", executor="docker")
     assert (said["spec"]["memory"], said["spec"]["cpus"]) == (64 << 20, 1.0)
-    assert sent("big", "learns", learn="on", memory_max="512m", executor="docker")["spec"]["memory"] == 512 << 20
+    assert sent("learns", learn="on", memory_max="512m", executor="docker")["spec"]["memory"] == 512 << 20
 
 
 def test_the_command_line_tells_what_to_write(shop, worker_store):

@@ -3,6 +3,8 @@
 import pytest
 from waiting import wait_until
 
+from cellwork.broker import Broker
+
 TIMEOUT = 100
 
 
@@ -16,12 +18,14 @@ def container_worker(start_worker, tmp_path):
     worker.stop()
 
 
-@pytest.fixture
-def forget(shop, installation, broker):
+@pytest.fixture(autouse=True)
+def nothing_learned(shop):
+    """Each test begins, and leaves off, with a task of which nothing is known."""
+    broker = Broker(shop.app.app)
+    broker.client.delete(broker.key("needs", "shop.hostile.needs_memory"))
     yield
-    client = shop.app.app.backend.client.__class__.from_url(f"{broker}/0")
-    client.delete(f"cellwork:{installation}:needs:shop.hostile.needs_memory")
-    client.close()
+    broker.client.delete(broker.key("needs", "shop.hostile.needs_memory"))
+    broker.close()
 
 
 def send(shop, cluster, **options):
@@ -30,7 +34,7 @@ def send(shop, cluster, **options):
 
 
 def test_past_the_threshold_it_becomes_a_pod_and_the_next_run_is_one_at_once(
-    shop, cluster, container_worker, pod_worker, forget
+    shop, cluster, container_worker, pod_worker
 ):
     result = send(shop, cluster)
     assert result.get(timeout=TIMEOUT) == [180, 0]
@@ -47,7 +51,7 @@ def test_past_the_threshold_it_becomes_a_pod_and_the_next_run_is_one_at_once(
     wait_until(lambda: not shop.app.app.backend.client.exists("unacked_index"), what="nothing to be left")
 
 
-def test_where_it_asks_for_containers_it_stays_in_them(shop, cluster, container_worker, pod_worker, forget):
+def test_where_it_asks_for_containers_it_stays_in_them(shop, cluster, container_worker, pod_worker):
     result = send(shop, cluster, executor="docker")
     assert result.get(timeout=TIMEOUT) == [180, 0]
     assert "becomes a pod" not in container_worker.text

@@ -63,7 +63,11 @@ class Meter:
         spec, exit_ = launch.spec, self.exit
         running, over = self._running, self._over or time.monotonic()
         claimed = self.claimed if isinstance(self.claimed, Mapping) else {}
-        peak = _amount(claimed.get("peak_memory_bytes"))
+        peak, cpu_seconds = _amount(claimed.get("peak_memory_bytes")), _amount(claimed.get("cpu_seconds"))
+        if executor != "process":
+            # It cannot have used more than its sandbox may, whatever it claims: sizes are learned from this.
+            peak = _bounded(peak, spec.memory_swap or spec.memory)
+            cpu_seconds = _bounded(cpu_seconds, None if spec.cpus is None else spec.cpus * (over - self._asked))
         killed_for_memory = exit_.oom or outcome == "out-of-memory"
         if killed_for_memory and spec.memory is not None:
             peak = float(spec.memory)
@@ -92,7 +96,7 @@ class Meter:
             start_seconds=None if running is None else running - self._asked,
             run_seconds=None if running is None else over - running,
             peak_memory_bytes=None if peak is None else int(peak),
-            cpu_seconds=_amount(claimed.get("cpu_seconds")),
+            cpu_seconds=cpu_seconds,
             ended=time.time(),
         )
 
@@ -209,3 +213,7 @@ def _amount(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         return None
     return float(min(value, _MOST))
+
+
+def _bounded(amount: float | None, most: float | None) -> float | None:
+    return amount if amount is None or most is None else min(amount, most)
