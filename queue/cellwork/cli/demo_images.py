@@ -8,6 +8,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from cellwork.image import Image
+
+from .images import TIMEOUT, ImageEngine, steps
+
 #: One library, two major versions of which only one can be installed in one place.
 LIBRARIES = {"1": "pydantic==1.10.26", "2": "pydantic==2.12.5"}
 
@@ -18,21 +22,14 @@ def build_images(base: str, console: Console) -> None:
     """Build ``cellwork-demo/pydantic:1`` and ``:2`` on `base`; a moment where they exist.
 
     Raises:
-        click.ClickException: the engine cannot, with the last lines it said.
+        CellworkError: the engine cannot, with the last lines it said.
     """
+    engine = ImageEngine()
     for version, requirement in LIBRARIES.items():
         tag = f"cellwork-demo/pydantic:{version}"
         console.print(f"image     {tag} = {base} + {requirement}", highlight=False)
-        dockerfile = f"FROM {base}\nRUN pip install --no-cache-dir --quiet {requirement}\n"
-        built = subprocess.run(
-            ["docker", "build", "--tag", tag, "-"],  # noqa: S607 - the user's docker
-            input=dockerfile.encode(),
-            capture_output=True,
-            check=False,
-        )
-        if built.returncode != 0:
-            said = b"\n".join((built.stdout + built.stderr).splitlines()[-15:]).decode(errors="replace")
-            raise click.ClickException(f"docker build of {tag} failed:\n{said}")
+        with steps(tag) as say:
+            engine.builder.build(Image(base).pip(requirement), tag, {}, TIMEOUT, say, {})
 
 
 def build_environments(console: Console) -> dict[str, str]:

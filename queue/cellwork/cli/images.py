@@ -24,12 +24,12 @@ from cellwork.quantity import format_bytes
 from .target import app_of
 
 #: Seconds for an image that is only copied.
-_TIMEOUT = 1800.0
+TIMEOUT = 1800.0
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
-class _Engine:
+class ImageEngine:
     """The worker's side, by name: nothing that a producer imports may import it, nor the SDK that it needs."""
 
     def __init__(self) -> None:
@@ -61,12 +61,12 @@ class _Engine:
         """Build one, with a bar that shows the step."""
         rules: Any = importlib.import_module("cellwork_worker.policy").load(settings.load(app).policy)
         imagebuild: Any = importlib.import_module("cellwork_worker.imagebuild")
-        with _steps(tag) as say:
+        with steps(tag) as say:
             imagebuild.build(image, tag, app, self.builder, rules.build_timeout, say)
 
 
 @contextmanager
-def _steps(tag: str) -> Iterator[Callable[[int, int, str], None]]:
+def steps(tag: str) -> Iterator[Callable[[int, int, str], None]]:
     """A bar that shows the step of a build; on standard error, so that what a program reads is only the result."""
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*bar, TextColumn("{task.fields[step]}"), console=Console(stderr=True)) as progress:
@@ -186,7 +186,7 @@ def _difference(one: Declared, before: Iterable[Any]) -> dict[str, str]:
 @_JSON
 def from_venv(tag: str, base: str, site_packages: str | None, as_json: bool) -> None:
     """Pack the libraries of this environment into image TAG: needs no registry and no package index."""
-    engine = _Engine()
+    engine = ImageEngine()
     ours = f"{sysconfig.get_python_version()} on {sysconfig.get_platform()}"
     theirs = " on ".join(engine.built.python_version(engine.engine, base))
     if ours != theirs:
@@ -198,16 +198,16 @@ def from_venv(tag: str, base: str, site_packages: str | None, as_json: bool) -> 
     target = "/opt/cellwork/site-packages"
     image = Image(base, name="venv").copy(str(folder), target).env(PYTHONPATH=target)
     labels = {"cellwork.image": tag, "cellwork.dockerfile": image.text}
-    with _steps(tag) as say:
-        engine.builder.build(image, tag, labels, _TIMEOUT, say, {})
+    with steps(tag) as say:
+        engine.builder.build(image, tag, labels, TIMEOUT, say, {})
     size = engine.builder.inspect(tag)["Size"]
     _show([{"image": tag, "size": size}], as_json, lambda row: f"built {tag}, {format_bytes(size)}")
 
 
-def _given(context: click.Context) -> tuple[Any, list[Declared], _Engine]:
+def _given(context: click.Context) -> tuple[Any, list[Declared], ImageEngine]:
     app = app_of(context, context.meta["cellwork.app"])
     try:
-        return app, list(declared.images(app).values()), _Engine()
+        return app, list(declared.images(app).values()), ImageEngine()
     except InvalidSpec as error:
         raise click.ClickException(str(error)) from error
 
