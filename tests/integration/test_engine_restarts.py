@@ -12,6 +12,7 @@ import cellwork
 from cellwork.errors import EngineUnavailable
 
 BUSYBOX = "cellwork/busybox:base"
+PYTHON = "cellwork/python:base"
 TIMEOUT = 90
 
 #: Bytes: room for the image and little else.
@@ -25,6 +26,7 @@ BODY = 'trap "exit 143" TERM; echo began; n=0; while [ $n -lt 60 ]; do sleep 0.1
 def own() -> Iterator[OwnEngine]:
     with OwnEngine() as engine:
         engine.copy(BUSYBOX)
+        engine.copy(PYTHON)
         yield engine
 
 
@@ -37,13 +39,17 @@ def small() -> Iterator[OwnEngine]:
 
 @pytest.fixture
 def start(start_worker, shop):
-    """Start a worker on an engine; gives it and a function that sends it a script."""
+    """Start a worker on an engine; gives it and a function that sends it a script, or another task's argument."""
     workers = []
 
     def start(engine: OwnEngine, **env: str):
         queue = f"engines-{uuid.uuid4().hex}"
         workers.append(start_worker("-c", "2", "-Q", queue, DOCKER_HOST=engine.url, **env))
-        return workers[-1], lambda text: shop.commands.script.apply_async((text,), queue=queue)
+
+        def send(argument: object, task=shop.commands.script, **options: object):
+            return task.apply_async((argument,), queue=queue, **options)
+
+        return workers[-1], send
 
     yield start
     for worker in workers:
@@ -81,6 +87,25 @@ def test_under_live_restore_a_task_does_not_notice_that_the_engine_restarts(own,
     own.start(live_restore=True)
     assert result.get(timeout=TIMEOUT).split() == ["began", "ended"]
     assert printed(result) == ["began", "ended"]
+
+
+def test_a_body_that_ends_while_its_engine_is_away_is_not_run_a_second_time(own, start, shop, tmp_path):
+    own.stop()
+    own.start(live_restore=True)
+    tmp_path.chmod(0o777)
+    _, send = start(own, SHOP_VOLUMES=str(tmp_path))
+    result = send(2.0, shop.tasks.entered, volumes=[f"{tmp_path}:/ledger"])
+
+    def written(word: str) -> int:
+        ledger = tmp_path / "ledger"
+        return ledger.read_text().count(f"{word} {result.id}") if ledger.exists() else 0
+
+    wait_until(lambda: written("start"), timeout=TIMEOUT, what="the body to begin")
+    own.stop()
+    wait_until(lambda: written("end"), timeout=TIMEOUT, what="the body to end")
+    own.start(live_restore=True)
+    assert result.get(timeout=TIMEOUT) == 2.0
+    assert written("start") == 1
 
 
 def test_a_task_fails_clearly_when_its_engine_does_not_return_and_the_worker_goes_on(own, start):

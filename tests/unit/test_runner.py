@@ -294,6 +294,20 @@ def test_a_runner_whose_worker_left_before_the_payload_ends_by_itself():
         stream.close()
 
 
+def test_a_runner_stays_with_its_outcome_until_its_worker_lets_go_of_it():
+    process = start()
+    feed, process.stdin = process.stdin, None
+    assert feed is not None
+    with feed:
+        feed.write(payload({"tasks.py": "def run(): return 1"}))
+        feed.flush()
+        with pytest.raises(subprocess.TimeoutExpired) as seen:
+            process.communicate(timeout=2.0)
+    assert b'"outcome"' in (seen.value.output or b"")
+    process.communicate(timeout=10)
+    assert process.returncode == 0
+
+
 def test_a_bundle_that_points_outside_of_itself_is_refused():
     ran = finish(start(), payload({"../evil.py": "", "tasks.py": "def run(): return 1"}))
     assert isinstance(ran.outcome, outcome.Failure)

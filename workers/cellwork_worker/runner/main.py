@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import sys
 import time
 
@@ -14,6 +15,10 @@ from .wire import READY, Wire, read_payload
 
 #: Exit status where standard input ended before the payload had arrived: the worker has died, and no body ran.
 NO_PAYLOAD = 75
+
+#: Seconds that the runner waits for its worker to take the outcome. An engine that restarts reads on what a running
+#: container prints; what one printed that ended meanwhile is lost.
+LINGER = 60
 
 
 class Terminated(BaseException):
@@ -61,9 +66,7 @@ def _prepare(header, bundle):
 
 
 def _run(header, failed):
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
+    feed = _take_input()
     wire = Wire(header["nonce"])
     started = time.time()
     outcome = body.failure(failed) if failed else _outcome(header, wire)
@@ -71,8 +74,29 @@ def _run(header, failed):
     wire.send("usage", _usage(time.time() - started))
     wire.send("end", "null", stream=2)
     wire.last("outcome", outcome)
+    _linger(feed)
     # Not sys.exit: threads that the body left running must not keep the sandbox.
     os._exit(0)
+
+
+def _take_input():
+    """A file descriptor of the payload's stream. The body's standard input is empty."""
+    feed = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return feed
+
+
+def _linger(feed):
+    """Where a pipe brought the payload, and is still open: until it ends."""
+    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+    signal.alarm(LINGER)
+    try:
+        while stat.S_ISFIFO(os.fstat(feed).st_mode) and os.read(feed, 1):
+            pass
+    except OSError:
+        pass  # the body has closed it
 
 
 def _outcome(header, wire):

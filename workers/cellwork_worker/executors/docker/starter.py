@@ -80,7 +80,6 @@ class Starter:
             try:
                 launch.confirm()
                 warm.streams.write((launch.payload or b"")[launch.ahead :])
-                warm.streams.end_input()
             except OSError:
                 # It died while it waited, and has seen nothing of the task.
                 self._drop(warm)
@@ -144,7 +143,6 @@ class Starter:
             launch.confirm()
             if direct:
                 streams.write(payload)
-                streams.end_input()
         except BaseException:
             streams.close()
             self._containers.remove(container)
@@ -155,7 +153,6 @@ class Starter:
         def send() -> None:
             try:
                 streams.write(payload)
-                streams.end_input()
             except OSError:
                 # It ended before it had read everything; how it ended is known from its exit.
                 return

@@ -1,7 +1,6 @@
 """The engine's stream of a container's output: an 8-byte head, then that many bytes (API, "Stream format")."""
 
 import socket
-import ssl
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -88,14 +87,6 @@ class Attached:
             OSError: the container has ended.
         """
         self._sock.sendall(data)
-
-    def end_input(self) -> None:
-        """Close standard input, where the connection can be closed in one direction."""
-        if isinstance(self._sock, ssl.SSLSocket):
-            # Python would drop TLS in the other direction, too. The runner knows by itself where its payload ends.
-            return
-        if hasattr(self._sock, "shutdown"):
-            self._sock.shutdown(socket.SHUT_WR)
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes of output; nothing at the end, or once `close` was called."""
