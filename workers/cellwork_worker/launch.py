@@ -31,7 +31,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     spec: ContainerSpec
     argv: tuple[str, ...]
     env: dict[str, str]
-    #: Goes to standard input, which is then closed. None: no input.
+    #: Goes to standard input, which may stay open: it says itself where it ends. None: no input.
     payload: bytes | None
     #: So many bytes of the payload, at its start, do not depend on the task and may be sent ahead of need. 0: none.
     ahead: int = 0
