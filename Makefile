@@ -33,12 +33,12 @@ engine:  ## a Docker engine that answers; one is installed and started where the
 images: engine  ## the base images of the tests and the demo
 	@scripts/base-images.sh
 
-.PHONY: browser
-browser:  ## Debian's chromium, for the tests of Flower's pages
-	@scripts/browser.sh
+.PHONY: programs
+programs:  ## what only tests need: chromium, an SSH server
+	@scripts/programs.sh
 
 .PHONY: test
-test: venv engine images browser  ## everything: lint, types, imports, unit tests, tests with real containers
+test: venv engine images programs  ## everything: lint, types, imports, unit tests, tests with real containers
 	@scripts/test.sh
 
 .PHONY: lint

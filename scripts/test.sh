@@ -31,7 +31,7 @@ tests() {
 # Half of the tests are about real containers: skipping them would call an untested project tested.
 scripts/engine.sh || die "the tests need a Docker engine; as root, run: apt-get install docker.io, then scripts/engine.sh"
 scripts/base-images.sh
-scripts/browser.sh
+scripts/programs.sh
 narrowed=no
 [ $# = 0 ] || narrowed=yes
 

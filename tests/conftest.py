@@ -140,6 +140,11 @@ class WorkerProcess:
                 pytest.fail(f"the worker did not shut down:\n{self.text[-4000:]}")
 
 
+def pytest_configure():
+    """What a shell starts in the background ignores Ctrl-C, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """A failure shows what the workers said during the test."""

@@ -287,7 +287,9 @@ def test_runs_leave_no_thread_and_no_open_file(kind, launch, executor):
     def run(times: int) -> None:
         for number in range(times):
             argv, payload = ways[number % len(ways)]
-            executor.run(launch(*argv, payload=payload), lambda stream, chunk, all_=argv: "sleep" in all_[-1] and bool(chunk))
+            executor.run(
+                launch(*argv, payload=payload), lambda stream, chunk, all_=argv: "sleep" in all_[-1] and bool(chunk)
+            )
 
     # The emulated cluster is in this process, too: a connection that is kept costs it a thread and both a file.
     kept = 10 if kind == "kubernetes" else 0

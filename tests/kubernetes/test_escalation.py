@@ -9,7 +9,20 @@ TIMEOUT = 100
 
 
 @pytest.fixture
-def container_worker(start_worker, tmp_path):
+def undisturbed(shop):
+    """Workers that other tests share take nothing meanwhile."""
+    control = shop.app.app.control
+    queues = control.inspect(timeout=2).active_queues() or {}
+    others = [name for name, consumed in queues.items() if "docker" in {queue["name"] for queue in consumed}]
+    if others:
+        control.cancel_consumer("docker", others, reply=True, timeout=5)
+    yield
+    if others:
+        control.add_consumer("docker", destination=others, reply=True, timeout=5)
+
+
+@pytest.fixture
+def container_worker(undisturbed, start_worker, tmp_path):
     """Of containers, with a router for which more than 100 MiB is heavy."""
     config = tmp_path / "cellwork.toml"
     config.write_text('[cellwork]\nheavy = { memory = "100m" }\n')

@@ -1,10 +1,11 @@
 """The connection to the engine, and its errors as ours."""
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import docker
 import requests
@@ -12,6 +13,8 @@ from docker.errors import APIError, DockerException
 from docker.utils import kwargs_from_env
 
 from cellwork.errors import EngineUnavailable
+
+from .tunnel import Tunnel
 
 _Answer = TypeVar("_Answer")
 
@@ -39,6 +42,7 @@ class Engine:
             self._settings["base_url"] = base_url
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
+        self._tunnel: Tunnel | None = None
         #: How often a question went unanswered.
         self.breaks = 0
 
@@ -49,8 +53,8 @@ class Engine:
 
     @property
     def plain(self) -> bool:
-        """Its streams are sockets of the kernel's, without TLS or SSH around them."""
-        return not self._settings.get("tls") and not self.address.startswith(("https", "ssh"))
+        """Its streams are sockets of the kernel's, without TLS around them."""
+        return not self._settings.get("tls") and not self.address.startswith("https")
 
     @property
     def client(self) -> docker.APIClient:
@@ -60,12 +64,32 @@ class Engine:
             EngineUnavailable: no engine answers.
         """
         with self._lock:
-            if self._client is None:
+            if self._client is None or self._tunnel is not None:
                 with self.errors("to connect"):
-                    self._client = docker.APIClient(
-                        version="auto", timeout=ANSWER_TIMEOUT, max_pool_size=MAX_CONNECTIONS, **self._settings
-                    )
+                    self._connect()
+            assert self._client is not None
             return self._client
+
+    def _connect(self) -> None:
+        settings: dict[str, Any] = {
+            **self._settings,
+            "version": "auto",
+            "timeout": ANSWER_TIMEOUT,
+            "max_pool_size": MAX_CONNECTIONS,
+        }
+        if self.address.startswith("ssh://"):
+            self._tunnel = self._tunnel or Tunnel(self.address)
+            self._tunnel.open()
+            settings["base_url"] = self._tunnel.url
+        if self._client is not None:
+            return
+        try:
+            self._client = docker.APIClient(**settings)
+        except (requests.RequestException, DockerException) as error:
+            if self._tunnel is None:
+                raise
+            refused = f"SSH connects, but nothing answers at {self._tunnel.path} on that host ({_why(error)})"
+            raise ConnectionError(errno.ECONNREFUSED, refused) from error
 
     def ask(self, question: Callable[[], _Answer]) -> _Answer:
         """Its answer to what may be asked more than once, and is where the connection breaks.
