@@ -34,7 +34,7 @@ images: engine  ## the base images of the tests and the demo
 	@scripts/base-images.sh
 
 .PHONY: programs
-programs:  ## what only tests need: chromium, an SSH server
+programs:  ## what only tests need: chromium, an SSH server, Podman
 	@scripts/programs.sh
 
 .PHONY: test

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the programs be there that only tests need: chromium for Flower's pages, an SSH server for engines behind one.
+# Makes the programs be there that only tests need: chromium for Flower's pages, an SSH server for engines behind one, Podman.
 # Leaves those that are there alone.
 set -eu
 
@@ -8,6 +8,7 @@ say() { echo "programs: $*" >&2; }
 missing=
 command -v chromium >/dev/null || missing="chromium fonts-dejavu-core"
 [ -x /usr/sbin/sshd ] && command -v ssh >/dev/null || missing="$missing openssh-server openssh-client"
+command -v podman >/dev/null || missing="$missing podman"
 [ -n "$missing" ] || exit 0
 sudo=
 [ "$(id -u)" = 0 ] || sudo=sudo

@@ -12,7 +12,7 @@ from cellwork_worker.launch import Launch
 
 from .container import container_config
 from .declared import DeclaredVolumes
-from .engine import Engine, answer
+from .engine import Engine, answer, name_taken
 from .followed import PATIENCE, Followed
 from .holders import Holders, may_join
 from .images import pull
@@ -190,16 +190,21 @@ class Containers:
                 f"(pull={spec.pull}): {answer(error)}"
             ) from error
         except APIError as error:
-            if error.status_code == HTTPStatus.CONFLICT and "already in use" in answer(error):
+            if name_taken(error):
                 return None
             raise _refused(launch, error) from error
 
     def _post(self, launch: Launch, join: bool) -> Container:
         image = launch.spec.image or ""
-        holder = self.holders.acquire(image) if join and may_join(launch.spec) else None
+        client = self.engine.client
+        # Podman refuses to remove a container whose namespace another one has joined.
+        join = join and may_join(launch.spec) and not self.engine.podman
+        holder = self.holders.acquire(image) if join else None
         try:
-            config = container_config(launch, self._log_max_bytes, holder, self._declared.of(image))
-            made = self.engine.client.create_container_from_config(config, launch.id, launch.spec.platform)
+            declared = self._declared.of(image)
+            driver = "json-file" if self.engine.podman else "local"
+            config = container_config(launch, self._log_max_bytes, holder, declared, driver)
+            made = client.create_container_from_config(config, launch.id, launch.spec.platform)
         except BaseException:
             if holder is not None:
                 self.holders.release(image, holder)

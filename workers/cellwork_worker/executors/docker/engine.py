@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import docker
@@ -43,6 +44,8 @@ class Engine:
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
         self._tunnel: Tunnel | None = None
+        #: It is a Podman that speaks Docker's API. Known once `client` has connected.
+        self.podman = False
         #: How often a question went unanswered.
         self.breaks = 0
 
@@ -84,7 +87,9 @@ class Engine:
         if self._client is not None:
             return
         try:
-            self._client = docker.APIClient(**settings)
+            client = docker.APIClient(**settings)
+            self.podman = any(part.get("Name") == "Podman Engine" for part in client.version().get("Components") or ())
+            self._client = client
         except (requests.RequestException, DockerException) as error:
             if self._tunnel is None:
                 raise
@@ -130,6 +135,21 @@ def _why(error: BaseException) -> str:
         if isinstance(one, BaseException) and len(seen) < _DEEPEST:
             seen += [*one.args, one.__cause__, one.__context__]
     return str(error)
+
+
+def name_taken(error: APIError) -> bool:
+    """The name that was asked for is another container's. Docker says it with status 409, Podman with 500."""
+    return "name" in answer(error) and "already in use" in answer(error)
+
+
+def not_running(error: APIError) -> bool:
+    """There is no such container, or it runs no more. Podman says the second in several ways."""
+    said = answer(error)
+    return (
+        error.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+        or "can only kill running containers" in said
+        or "container state improper" in said
+    )
 
 
 def answer(error: APIError) -> str:

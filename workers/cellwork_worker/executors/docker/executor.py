@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Set
-from http import HTTPStatus
 from signal import SIGKILL, Signals
 
 import msgspec
@@ -17,7 +16,7 @@ from cellwork_worker.launch import Launch
 from .build import ImageBuilder
 from .containers import Containers
 from .demand import WarmLimits
-from .engine import Engine, answer
+from .engine import Engine, answer, not_running
 from .host import clock_of, disk_of
 from .listing import listed
 from .starter import RunningSandbox, Starter
@@ -151,7 +150,7 @@ class DockerExecutor:
                 sandbox = self._running.get(launch_id)
                 self._engine.client.kill(sandbox.container.id if sandbox else launch_id, Signals(signal).name)
         except APIError as error:
-            if error.status_code not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+            if not not_running(error):
                 raise
         except EngineUnavailable:
             # The task must end for its worker even where the engine cannot end the container.
@@ -236,7 +235,8 @@ class DockerExecutor:
             "disk": disk,
             "clock": clock_of(info),
         }
-        detail = f"Docker engine {info.get('ServerVersion')}" + (f", {full}" if full else "")
+        kind = "Podman" if self._engine.podman else "Docker engine"
+        detail = f"{kind} {info.get('ServerVersion')}" + (f", {full}" if full else "")
         return Health(executor="docker", ok=not full, detail=detail, facts=facts)
 
     def capacity(self) -> Capacity:

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from signal import SIGKILL, Signals
 
 from docker.errors import APIError
@@ -15,7 +14,7 @@ from cellwork_worker.launch import Launch
 
 from .containers import Container, Containers
 from .demand import WarmLimits
-from .engine import answer
+from .engine import answer, name_taken
 from .followed import Followed
 from .stream import Attached, Demux, chunks, skip_ready
 from .warm import Warm
@@ -126,7 +125,7 @@ class Starter:
             with engine.errors(f"to rename sandbox {sandbox.container.name} to {launch.id}"):
                 engine.client.rename(sandbox.container.id, launch.id)
         except APIError as error:
-            if error.status_code == HTTPStatus.CONFLICT and "already in use" in answer(error):
+            if name_taken(error):
                 logger.error("task %s[%s] has a sandbox already; the second one is ended", launch.task, launch.task_id)
                 sandbox.doubled = True
                 engine.client.kill(sandbox.container.id, Signals(SIGKILL).name)
