@@ -5,8 +5,19 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+#: What is moved in and out.
+TRAFFIC = ("network_received_bytes", "network_sent_bytes", "disk_read_bytes", "disk_written_bytes")
+
 #: Figures of which the distribution is kept: seconds, processor-seconds, bytes.
-MEASURES = ("queue_seconds", "start_seconds", "run_seconds", "cpu_seconds", "peak_memory_bytes")
+MEASURES = (
+    "queue_seconds",
+    "pull_seconds",
+    "start_seconds",
+    "run_seconds",
+    "cpu_seconds",
+    "peak_memory_bytes",
+    *TRAFFIC,
+)
 
 #: What `Run.outcome` says of one that gave its value.
 SUCCESS = "success"
@@ -51,16 +62,25 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     start: str | None = None
     #: An earlier worker was given the same attempt.
     redelivered: bool = False
-    #: Limits: processors, bytes.
+    #: Limits: processors, bytes; and devices that it had for itself.
     cpus: float | None = None
     memory_bytes: int | None = None
-    #: From sent (or due) to taken by a slot; from there to the running sandbox; from there to its outcome.
+    gpus: int | None = None
+    #: From sent (or due) to taken by a slot; from there to the running sandbox; from there to its outcome. Of the
+    #: start, what the pull of its image took, where there was one.
     queue_seconds: float | None = None
+    pull_seconds: float | None = None
     start_seconds: float | None = None
     run_seconds: float | None = None
-    #: Of the largest process, as the runner says; of one that was killed for memory, its limit.
+    #: Of all its processes together, without the cache of files, as the runner reads it in the sandbox; of one that was
+    #: killed for memory, its limit.
     peak_memory_bytes: int | None = None
     cpu_seconds: float | None = None
+    #: Through its interfaces but the one to itself; from and to block devices.
+    network_received_bytes: int | None = None
+    network_sent_bytes: int | None = None
+    disk_read_bytes: int | None = None
+    disk_written_bytes: int | None = None
     #: Seconds since the epoch.
     ended: float
 

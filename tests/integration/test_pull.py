@@ -12,6 +12,7 @@ from waiting import wait_until
 
 from cellwork.errors import ImageUnavailable, StartTimeout
 from cellwork.spec import ContainerSpec, parse
+from cellwork_worker.executors.base import Exit
 from cellwork_worker.executors.docker import DockerExecutor
 from cellwork_worker.hardening import harden
 from cellwork_worker.launch import Launch
@@ -28,11 +29,11 @@ def run(engine, installation):
     executor = DockerExecutor(installation=installation, worker="puller")
     pulled = []
 
-    def run(image: str, **options: object) -> bytes:
+    def run(image: str, **options: object) -> tuple[bytes, Exit]:
         pulled.append(image)
         spec = harden("t", parse("t", {"image": image, "memory": "64m", **options}), ContainerSpec())
         output = []
-        executor.run(
+        ended = executor.run(
             Launch(
                 id=f"cellwork-{uuid.uuid4().hex}-0",
                 task="t",
@@ -45,7 +46,7 @@ def run(engine, installation):
             ),
             lambda stream, chunk: output.append(chunk) or False,
         )
-        return b"".join(output)
+        return b"".join(output), ended
 
     yield run
     executor.sweep(frozenset())
@@ -57,17 +58,22 @@ def run(engine, installation):
 def test_a_missing_image_is_pulled_and_a_present_one_is_not_asked_for_again(run, busybox):
     with serving(busybox) as registry:
         image = f"{registry.name}/shop/busybox:1"
-        assert run(image) == b"hello\n"
+        output, ended = run(image)
+        assert output == b"hello\n"
+        assert 0 < ended.pull_seconds < ended.start_seconds
         asked = len(registry.asked)
-        assert run(image) == b"hello\n"
+        output, ended = run(image)
+        assert (output, ended.pull_seconds) == (b"hello\n", None)
         assert len(registry.asked) == asked > 0
-        assert run(image, pull="always") == b"hello\n"
+        output, ended = run(image, pull="always")
+        assert output == b"hello\n"
+        assert ended.pull_seconds > 0
         assert len(registry.asked) > asked
 
 
 def test_an_image_is_pulled_by_its_digest(run, busybox):
     with serving(busybox) as registry:
-        assert run(f"{registry.name}/shop/busybox@{registry.manifest}") == b"hello\n"
+        assert run(f"{registry.name}/shop/busybox@{registry.manifest}")[0] == b"hello\n"
 
 
 def test_a_registry_that_hangs_is_given_up_at_the_start_timeout(run, busybox):
@@ -86,7 +92,7 @@ def test_a_private_registry_is_given_the_workers_login_and_refuses_without(run, 
             run(image)
         auth = base64.b64encode(b"shop:s3cret").decode()
         (tmp_path / "config.json").write_text(json.dumps({"auths": {registry.name: {"auth": auth}}}))
-        assert run(image) == b"hello\n"
+        assert run(image)[0] == b"hello\n"
         (tmp_path / "config.json").write_text("{}")
         with pytest.raises(ImageUnavailable):
             run(image, pull="always")

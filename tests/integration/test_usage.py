@@ -1,8 +1,10 @@
 """The bill of every run: in Redis soon after it, in the task's events, and on the command line."""
 
 import json
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -10,13 +12,14 @@ from celery import Celery
 from conftest import PROJECT
 from waiting import wait_until
 
-from cellwork import configure
+from cellwork import configure, usage
 from cellwork.broker import Broker
 from cellwork.errors import OutOfMemory
 from cellwork.usage import Run
 from cellwork.usagestore import UsageStore
 
 TIMEOUT = 60
+MIB = 1 << 20
 
 
 def run(**fields) -> Run:
@@ -118,6 +121,41 @@ def test_a_run_is_told_with_all_that_is_known_of_it(tasks, worker_store, engine)
     assert run.start_seconds > 0
     assert run.queue_seconds >= 0
     assert time.time() - run.ended < TIMEOUT
+
+
+def test_the_result_says_what_its_sandbox_used(tasks, worker_store):
+    result = tasks.busy.delay(0.1, MIB)
+    result.get(timeout=TIMEOUT)
+    run, told = run_of(worker_store, result.id), result.backend.get_task_meta(result.id)["cellwork"]
+    for name in ("executor", "sandbox", "image", "image_digest", "host", "start", *usage.MEASURES):
+        assert told.get(name) == getattr(run, name), name
+
+
+def test_the_memory_of_all_its_processes_is_counted_together(tasks, worker_store):
+    result = tasks.crowd.delay(3, 20 * MIB)
+    result.get(timeout=TIMEOUT)
+    assert 60 * MIB < run_of(worker_store, result.id).peak_memory_bytes < 128 * MIB
+
+
+def test_what_goes_through_network_and_disk_is_counted(tasks, worker_store, engine):
+    address = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
+    with socket.create_server((address, 0)) as server:
+        thread = threading.Thread(target=swallow, args=(server,))
+        thread.start()
+        result = tasks.writes.apply_async((MIB, server.getsockname()), network="bridge", read_only=False)
+        result.get(timeout=TIMEOUT)
+        thread.join()
+    run = run_of(worker_store, result.id)
+    assert MIB < run.network_sent_bytes < 2 * MIB
+    assert 0 < run.network_received_bytes < MIB
+    assert MIB <= run.disk_written_bytes < 4 * MIB
+
+
+def swallow(server):
+    neighbour, _ = server.accept()
+    with neighbour:
+        while neighbour.recv(1 << 16):
+            pass
 
 
 def test_a_failure_of_each_kind_is_told_by_its_kind(tasks, commands, worker_store):

@@ -34,12 +34,17 @@ tell("task-started", queue_seconds=0.5)
 assert value("cellwork_running") == 1
 assert value("cellwork_queue_seconds_sum", task="shop.parse") == 0.5
 tell("task-succeeded", executor="docker", outcome="success", start="warm", start_seconds=0.002, run_seconds=3.0,
-     cpu_seconds=1.5, peak_memory_bytes=1 << 20, redelivered=True)
+     cpu_seconds=1.5, peak_memory_bytes=1 << 20, redelivered=True, pull_seconds=7.0, network_sent_bytes=5,
+     disk_read_bytes=6)
 assert value("cellwork_running") == 0
 docker = {"executor": "docker"}
 assert value("cellwork_starts_total", start="warm", **docker) == 1
 assert value("cellwork_run_seconds_sum", task="shop.parse", **docker) == 3.0
 assert value("cellwork_cpu_seconds_total", task="shop.parse", **docker) == 1.5
+assert value("cellwork_pull_seconds_sum", **docker) == 7.0
+assert value("cellwork_network_bytes_total", task="shop.parse", direction="sent", **docker) == 5
+assert value("cellwork_network_bytes_total", task="shop.parse", direction="received", **docker) == 0
+assert value("cellwork_disk_bytes_total", task="shop.parse", direction="read", **docker) == 6
 assert value("cellwork_outcomes_total", task="shop.parse", outcome="success", **docker) == 1
 assert value("cellwork_redeliveries_total", **docker) == 1
 assert value("cellwork_adoptions_total", **docker) is None

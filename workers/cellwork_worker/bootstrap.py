@@ -26,12 +26,12 @@ sys.modules[P+".main"].main()
 """
 
 #: Each after those that it imports.
-_ORDER = ("wire", "codec", "task", "imports", "standins", "output", "archive", "body", "main")
+_ORDER = ("wire", "codec", "task", "imports", "standins", "output", "archive", "body", "usage", "main")
 
 
 @functools.cache
 def bootstrap() -> str:
-    """The program's text; some 10 KB, far below the 128 KiB that Linux allows for one argument."""
+    """The program's text; some 18 KB, far below the 128 KiB that Linux allows for one argument."""
     files = {name: _RUNNER / f"{name}.py" for name in _ORDER} | {"imports": _IMPORTS}
     sources = {name: file.read_text() for name, file in files.items()}
     packed = base64.b64encode(zlib.compress(json.dumps(sources).encode(), 9))

@@ -15,7 +15,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from redis import RedisError
 
 from cellwork.errors import CellworkError
-from cellwork.usage import SUCCESS, Run
+from cellwork.usage import SUCCESS, TRAFFIC, Run
 from cellwork.usagestore import UsageStore
 from cellwork_worker.executors.base import Exit
 from cellwork_worker.job import FENCED, HANDOVER, MOVED, Job
@@ -92,11 +92,14 @@ class Meter:
             redelivered=not job.first,
             cpus=spec.cpus,
             memory_bytes=spec.memory,
+            gpus=spec.gpus,
+            pull_seconds=exit_.pull_seconds,
             queue_seconds=job.queue_seconds,
             start_seconds=None if running is None else running - self._asked,
             run_seconds=None if running is None else over - running,
             peak_memory_bytes=None if peak is None else int(peak),
             cpu_seconds=cpu_seconds,
+            **{name: int(value) for name in TRAFFIC if (value := _amount(claimed.get(name))) is not None},
             ended=time.time(),
         )
 

@@ -8,7 +8,7 @@ from celery.worker.request import Request as CeleryRequest
 
 from cellwork.quantity import format_bytes
 from cellwork.spec import ContainerSpec
-from cellwork.usage import Run
+from cellwork.usage import TRAFFIC, Run
 from cellwork_worker import metering
 from cellwork_worker.job import Job
 
@@ -17,7 +17,8 @@ _HOST = socket.gethostname()
 #: Of `Run`, what an event tells under the same name.
 _TOLD = (
     "executor", "image", "image_digest", "image_bytes", "sandbox", "host", "route", "reason", "start", "redelivered",
-    "queue_seconds", "start_seconds", "run_seconds", "cpu_seconds", "peak_memory_bytes", "memory_bytes", "exit_status",
+    "queue_seconds", "pull_seconds", "start_seconds", "run_seconds", "cpu_seconds", "peak_memory_bytes", "memory_bytes",
+    "exit_status", *TRAFFIC,
 )  # fmt: skip
 
 _ENDS = frozenset({"task-succeeded", "task-failed", "task-retried", "task-revoked"})
@@ -67,13 +68,17 @@ def _asked(job: Job, declared: ContainerSpec, route: str | None) -> tuple[str | 
     return settings.executor if executor == "docker" else executor, str(image) if image else None
 
 
+def used(job: Job) -> dict[str, Any]:
+    """What is known of its last sandbox."""
+    return {name: value for name in _TOLD if job.runs and (value := getattr(job.runs[-1], name)) is not None}
+
+
 def over(job: Job) -> dict[str, Any]:
     """What its last sandbox used, how many it had, and how it ended."""
     last: Run | None = job.runs[-1] if job.runs else None
-    told = {name: getattr(last, name) for name in _TOLD} if last is not None else {}
-    outcome = job.failure or (last.outcome if last is not None else None)
-    told |= {
-        "outcome": outcome,
+    told = {
+        **used(job),
+        "outcome": job.failure or (last.outcome if last is not None else None),
         "sandboxes": len(job.runs) or None,
         "memory_tried": ", ".join(map(format_bytes, job.sizes)) if len(job.sizes) > 1 else None,
         "ooms": sum(run.outcome == "out-of-memory" for run in job.runs) or None,

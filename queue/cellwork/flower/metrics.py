@@ -25,12 +25,16 @@ class Metrics(PrometheusMetrics):  # type: ignore[misc]
         self.start_seconds = Histogram(
             "cellwork_start_seconds", "From a free slot to the running sandbox", [*labels, "start"], buckets=_START
         )
+        self.pull_seconds = Histogram("cellwork_pull_seconds", "Of an image that was not there", labels, buckets=_START)
         self.run_seconds = Histogram("cellwork_run_seconds", "Of a sandbox", [*labels, "task"], buckets=_RUN)
         self.queue_seconds = Histogram(
             "cellwork_queue_seconds", "From sent, or due, to a slot", ["worker", "task"], buckets=_QUEUE
         )
         self.cpu_seconds = Counter("cellwork_cpu_seconds", "Processor time of sandboxes", [*labels, "task"])
         self.peak_memory = Histogram("cellwork_peak_memory_bytes", "Of a sandbox", [*labels, "task"], buckets=_MEMORY)
+        moved = [*labels, "task", "direction"]
+        self.network_bytes = Counter("cellwork_network_bytes", "Through the interfaces of sandboxes", moved)
+        self.disk_bytes = Counter("cellwork_disk_bytes", "From and to block devices, by sandboxes", moved)
         self.outcomes = Counter("cellwork_outcomes", "Tries of tasks by how they ended", [*labels, "task", "outcome"])
         self.ooms = Counter("cellwork_ooms", "Sandboxes killed for memory", [*labels, "task"])
         self.adoptions = Counter("cellwork_adoptions", "Sandboxes that a second delivery went on with", labels)
@@ -80,9 +84,17 @@ class Metrics(PrometheusMetrics):  # type: ignore[misc]
             self._observe(self.start_seconds.labels(worker, executor, start), event, "start_seconds")
             if start == "adopted":
                 self.adoptions.labels(worker, executor).inc()
+        self._observe(self.pull_seconds.labels(worker, executor), event, "pull_seconds")
         self._observe(self.run_seconds.labels(worker, executor, task), event, "run_seconds")
         self._observe(self.peak_memory.labels(worker, executor, task), event, "peak_memory_bytes")
         self.cpu_seconds.labels(worker, executor, task).inc(_amount(event, "cpu_seconds") or 0.0)
+        for counter, medium, directions in (
+            (self.network_bytes, "network", ("received", "sent")),
+            (self.disk_bytes, "disk", ("read", "written")),
+        ):
+            for direction in directions:
+                amount = _amount(event, f"{medium}_{direction}_bytes") or 0.0
+                counter.labels(worker, executor, task, direction).inc(amount)
         self.ooms.labels(worker, executor, task).inc(_amount(event, "ooms") or 0.0)
         if event.get("redelivered") is True:
             self.redeliveries.labels(worker, executor).inc()

@@ -3,6 +3,7 @@
 import os
 import platform
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -147,6 +148,31 @@ def busy(seconds, memory):
     until = time.process_time() + seconds
     while time.process_time() < until:
         held.count(b"y")
+
+
+@app.task
+def crowd(count, memory):
+    """As many processes, each with so many bytes, all at once; and a little for the disk, and for a neighbour."""
+    program = f"import sys; held = b'x' * {memory}; print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program]
+    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(count)]
+    for child in children:
+        child.stdout.readline()
+    for child in children:
+        child.communicate()
+
+
+@app.task
+def writes(size, address):
+    """To the disk, and to whoever listens there."""
+    with open("/var/tmp/written", "wb") as file:
+        file.write(b"x" * size)
+        file.flush()
+        os.fsync(file.fileno())
+    with socket.create_connection(address, 10) as neighbour:
+        neighbour.sendall(b"x" * size)
+        neighbour.shutdown(socket.SHUT_WR)
+        assert neighbour.recv(1) == b""
 
 
 @app.task

@@ -35,6 +35,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     warm: bool = False
     #: Seconds from the request to the running sandbox.
     start_seconds: float | None = None
+    #: Of these, what it took to pull the image; None: it was there.
+    pull_seconds: float | None = None
     #: The engine's id of the image that it ran (``sha256:…``), where that is known. May be empty.
     image_id: str = ""
     #: Its size, with its base; None: not known.

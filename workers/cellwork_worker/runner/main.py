@@ -3,13 +3,12 @@
 import importlib
 import json
 import os
-import resource
 import signal
 import stat
 import sys
 import time
 
-from . import archive, body, codec, output, standins
+from . import archive, body, codec, output, standins, usage
 from . import task as task_
 from .wire import READY, Wire, read_payload
 
@@ -71,7 +70,7 @@ def _run(header, failed):
     started = time.time()
     outcome = body.failure(failed) if failed else _outcome(header, wire)
     _flush()
-    wire.send("usage", _usage(time.time() - started))
+    wire.send("usage", json.dumps(usage.measure(time.time() - started)))
     wire.send("end", "null", stream=2)
     wire.last("outcome", outcome)
     _linger(feed)
@@ -143,14 +142,3 @@ def _flush():
             stream.flush()
         except (OSError, ValueError, AttributeError):
             pass  # the body closed or replaced it; what it held back is its own loss
-
-
-def _usage(seconds):
-    me, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return json.dumps(
-        {
-            "cpu_seconds": me.ru_utime + me.ru_stime + children.ru_utime + children.ru_stime,
-            "peak_memory_bytes": max(me.ru_maxrss, children.ru_maxrss) * 1024,
-            "run_seconds": seconds,
-        }
-    )

@@ -35,6 +35,8 @@ class Container:
     warm: bool = False
     #: The engine's id of its image; empty: not known.
     image_id: str = ""
+    #: What it took to pull its image; None: it was there.
+    pull_seconds: float | None = None
     #: Of the engine's `breaks`, as many as there were when it was last seen to run.
     breaks: int = 0
 
@@ -174,16 +176,15 @@ class Containers:
         """Create it, pulling its image where asked."""
         spec = launch.spec
         deadline = time.monotonic() + (spec.start_timeout or 0)
-        if spec.pull == "always":
-            pull(self.engine, launch, deadline)
+        pulled = pull(self.engine, launch, deadline) if spec.pull == "always" else None
         try:
             try:
-                return self._post(launch, join)
+                container = self._post(launch, join)
             except ImageNotFound:
                 if spec.pull != "missing":
                     raise
-                pull(self.engine, launch, deadline)
-                return self._post(launch, join)
+                pulled = pull(self.engine, launch, deadline)
+                container = self._post(launch, join)
         except ImageNotFound as error:
             raise ImageUnavailable(
                 f"task {launch.task}: image {spec.image} is not on the engine at {self.engine.address} "
@@ -193,6 +194,8 @@ class Containers:
             if name_taken(error):
                 return None
             raise _refused(launch, error) from error
+        container.pull_seconds = pulled
+        return container
 
     def _post(self, launch: Launch, join: bool) -> Container:
         image = launch.spec.image or ""

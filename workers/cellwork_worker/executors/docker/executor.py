@@ -84,6 +84,7 @@ class DockerExecutor:
             adopted=sandbox.adopted,
             warm=sandbox.warm,
             start_seconds=start_seconds,
+            pull_seconds=sandbox.container.pull_seconds,
             image_id=sandbox.container.image_id,
             image_bytes=self._containers.image_bytes(launch.spec.image),
         )

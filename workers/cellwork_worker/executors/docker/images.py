@@ -16,17 +16,21 @@ from cellwork_worker.launch import Launch
 from .engine import Engine, answer
 
 
-def pull(engine: Engine, launch: Launch, deadline: float) -> None:
+def pull(engine: Engine, launch: Launch, deadline: float) -> float:
     """Pull the launch's image, with the logins of the worker's own Docker configuration (``docker login``).
 
     Args:
         deadline: by `time.monotonic`.
+
+    Returns:
+        Seconds that it took.
 
     Raises:
         ImageUnavailable: no such image, or denied, or no registry.
         StartTimeout: still pulling at the deadline.
     """
     said = "no answer yet"
+    begun = time.monotonic()
     try:
         for event in _events(engine, launch, deadline):
             said = str(event.get("error") or event.get("status") or said)
@@ -43,6 +47,7 @@ def pull(engine: Engine, launch: Launch, deadline: float) -> None:
         raise
     except APIError as error:
         raise _unavailable(launch, answer(error)) from error
+    return time.monotonic() - begun
 
 
 def _events(engine: Engine, launch: Launch, deadline: float) -> Iterator[dict[str, Any]]:
