@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from .prices import Use
+
 #: What is moved in and out.
 TRAFFIC = ("network_received_bytes", "network_sent_bytes", "disk_read_bytes", "disk_written_bytes")
 
@@ -111,12 +113,25 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     #: All that were counted, and those of them that failed.
     runs: int
     failed: int
-    #: Added up over all of them: processor-seconds, seconds, and seconds times GiB of memory limit.
+    #: Added up over all of them: processor-seconds, seconds, seconds times GiB of memory limit and times GPUs, bytes.
     cpu_seconds: float
     run_seconds: float
     memory_gib_seconds: float
+    gpu_seconds: float = 0.0
+    network_bytes: float = 0.0
     #: By measure; of the newer ones, where there were many.
     quantiles: dict[str, Quantiles] = {}
+
+    @property
+    def use(self) -> Use:
+        """What is paid for."""
+        return Use(
+            runs=self.runs,
+            cpu_seconds=self.cpu_seconds,
+            memory_gib_seconds=self.memory_gib_seconds,
+            gpu_seconds=self.gpu_seconds,
+            network_bytes=self.network_bytes,
+        )
 
 
 def bucket(value: float) -> int:
@@ -159,9 +174,20 @@ def of_values(values: Iterable[float]) -> Quantiles | None:
     return Quantiles(len(ordered), at(0.5), at(0.95), ordered[-1])
 
 
-def gib_seconds(run: Run) -> float:
-    """Seconds times GiB of memory limit: what its sandbox kept from others."""
-    return (run.memory_bytes or 0) / (1 << 30) * (run.run_seconds or 0.0)
+#: What is added up over runs, as `Summary` has it.
+SUMS = ("cpu_seconds", "run_seconds", "memory_gib_seconds", "gpu_seconds", "network_bytes")
+
+
+def sums(run: Run) -> dict[str, float]:
+    """What a run adds to each of `SUMS`."""
+    seconds = run.run_seconds or 0.0
+    return {
+        "cpu_seconds": run.cpu_seconds or 0.0,
+        "run_seconds": seconds,
+        "memory_gib_seconds": (run.memory_bytes or 0) / (1 << 30) * seconds,
+        "gpu_seconds": (run.gpus or 0) * seconds,
+        "network_bytes": (run.network_received_bytes or 0) + (run.network_sent_bytes or 0),
+    }
 
 
 def summarise(runs: Iterable[Run]) -> list[Summary]:
@@ -176,12 +202,11 @@ def summarise(runs: Iterable[Run]) -> list[Summary]:
 def _summary(task: str, runs: list[Run]) -> Summary:
     measured = [run.measured() for run in runs]
     quantiles = {name: of_values(one[name] for one in measured if name in one) for name in MEASURES}
+    added = [sums(run) for run in runs]
     return Summary(
         task=task,
         runs=len(runs),
         failed=sum(run.failed for run in runs),
-        cpu_seconds=sum(run.cpu_seconds or 0.0 for run in runs),
-        run_seconds=sum(run.run_seconds or 0.0 for run in runs),
-        memory_gib_seconds=sum(map(gib_seconds, runs)),
+        **{name: sum(one[name] for one in added) for name in SUMS},
         quantiles={name: found for name, found in quantiles.items() if found is not None},
     )

@@ -21,7 +21,7 @@ _WINDOW = 1_024
 _READ = 500
 
 #: KEYS: stream of runs, index of tasks. ARGV: the run, its task, now, how many runs, tasks, seconds, runs of a window;
-#: then fields: four to add to, with what, then buckets to add one to.
+#: then how many sums; of each its field, and what to add; then buckets to add one to.
 _ADD = """
 redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*', 'run', ARGV[1])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[2])
@@ -34,8 +34,9 @@ if surplus > 0 then
 end
 local key = KEYS[2] .. ':' .. ARGV[2]
 redis.call('HINCRBY', key, 'runs', 1)
-for i = 8, 15, 2 do redis.call('HINCRBYFLOAT', key, ARGV[i], ARGV[i + 1]) end
-for i = 16, #ARGV do redis.call('HINCRBY', key, ARGV[i], 1) end
+local buckets = 9 + 2 * ARGV[8]
+for i = 9, buckets - 1, 2 do redis.call('HINCRBYFLOAT', key, ARGV[i], ARGV[i + 1]) end
+for i = buckets, #ARGV do redis.call('HINCRBY', key, ARGV[i], 1) end
 if redis.call('HINCRBY', key, 'window', 1) >= tonumber(ARGV[7]) then
   local all = redis.call('HGETALL', key)
   for i = 1, #all, 2 do
@@ -90,16 +91,11 @@ class UsageStore:
 
 
 def _arguments(run: Run) -> list[Any]:
-    added = {
-        "failed": int(run.failed),
-        "cpu_seconds": run.cpu_seconds or 0.0,
-        "run_seconds": run.run_seconds or 0.0,
-        "memory_gib_seconds": usage.gib_seconds(run),
-    }
+    added = {"failed": float(run.failed), **usage.sums(run)}
     buckets = [f"{name}:{usage.bucket(value)}" for name, value in run.measured().items()]
     text = msgspec.json.encode(run)
     pairs = [part for name, value in added.items() for part in (name, value)]
-    return [text, run.task, run.ended, _RUNS, _TASKS, _KEEP, _WINDOW, *pairs, *buckets]
+    return [text, run.task, run.ended, _RUNS, _TASKS, _KEEP, _WINDOW, len(added), *pairs, *buckets]
 
 
 def _summary(task: str, fields: dict[bytes, bytes]) -> Summary:
@@ -113,8 +109,6 @@ def _summary(task: str, fields: dict[bytes, bytes]) -> Summary:
         task=task,
         runs=int(fields.get(b"runs", 0)),
         failed=int(float(fields.get(b"failed", 0))),
-        cpu_seconds=float(fields.get(b"cpu_seconds", 0)),
-        run_seconds=float(fields.get(b"run_seconds", 0)),
-        memory_gib_seconds=float(fields.get(b"memory_gib_seconds", 0)),
+        **{name: float(fields.get(name.encode(), 0)) for name in usage.SUMS},
         quantiles={name: found for name, found in quantiles.items() if found is not None},
     )

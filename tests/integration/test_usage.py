@@ -209,6 +209,39 @@ def test_the_command_line_shows_the_bill(tasks, worker_store):
     assert cellwork("nobody").stdout == "no runs of nobody\n"
 
 
+def test_a_table_of_prices_makes_a_cost_of_it(worker_store, tmp_path):
+    hour = {"run_seconds": 3600.0, "cpu_seconds": 1800.0, "memory_bytes": 2 << 30, "gpus": 1, "queue": "priced"}
+    worker_store.add([run(task="shop.priced", network_sent_bytes=1 << 29, **hour) for _ in range(2)])
+    table = tmp_path / "prices.toml"
+    table.write_text(
+        'currency = "EUR"\ncpu_hour = 0.04\nmemory_gib_hour = 0.005\ngpu_hour = 2\nnetwork_gib = 0.1\nrun = 1\n'
+    )
+    expected = pytest.approx(2 * (0.5 * 0.04 + 2 * 0.005 + 2 + 0.5 * 0.1 + 1))
+    (summary,) = json.loads(cellwork("shop.priced", "--json", "--prices", str(table)).stdout)["tasks"]
+    assert summary["cost"] == expected
+    since = json.loads(cellwork("shop.priced", "--since", "1h", "--json", "--prices", str(table)).stdout)
+    assert since["queues"]["priced"]["cost"] == expected
+    shown = cellwork("shop.priced", "--since", "1h", "--prices", str(table)).stdout
+    costs = [line.split()[-1] for line in shown.splitlines() if line.startswith(("shop.priced", "all", "priced"))]
+    assert costs == ["6.16"] * 3
+    assert shown.count("COST EUR") == 2
+    table.write_text("cpu_hours = 1\n")
+    refused = cellwork("--prices", str(table))
+    assert refused.returncode == 2
+    assert "`cpu_hours`" in refused.stderr
+    assert "numbers: cpu_hour" in refused.stderr
+
+
+def test_the_bill_can_be_drawn(worker_store, tmp_path):
+    worker_store.add([run(task="shop.$drawn", run_seconds=1.0, cpu_seconds=0.4, peak_memory_bytes=MIB)])
+    drawn = tmp_path / "bill.png"
+    assert "shop.$drawn" in cellwork("--plot", str(drawn)).stdout
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    refused = cellwork("--plot", str(tmp_path / "bill.poem"))
+    assert refused.returncode == 1
+    assert "bill.poem" in refused.stderr
+
+
 @pytest.fixture
 def learned(broker, monkeypatch, request):
     """An application that learns, and the usage of its tasks so far."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from cellwork import declared, settings
+from cellwork import declared, prices, settings
 from cellwork.settings import Settings
 from cellwork.spec import ContainerSpec
 from cellwork_worker import policy
@@ -43,6 +43,13 @@ def test_the_policy_of_the_page_on_images_is_a_policy():
     (example,) = blocks("docs/images.md", "toml")
     rules = policy.load(tomllib.loads(example)["cellwork"]["policy"])
     assert (rules.build, rules.build_timeout) == ("deny", 1800.0)
+
+
+def test_the_table_of_prices_of_the_page_on_monitoring_is_one_and_has_all(tmp_path):
+    (example,) = blocks("docs/monitoring.md", "toml")
+    (tmp_path / "prices.toml").write_text(example)
+    assert prices.read(tmp_path / "prices.toml").gpu_hour == 2.0
+    assert set(tomllib.loads(example)) == set(prices.Prices.__struct_fields__)
 
 
 @pytest.mark.parametrize(("heading", "type_"), [("# Options", ContainerSpec), ("# Settings", Settings)])
