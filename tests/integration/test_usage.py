@@ -151,6 +151,19 @@ def test_what_goes_through_network_and_disk_is_counted(tasks, worker_store, engi
     assert MIB <= run.disk_written_bytes < 4 * MIB
 
 
+def test_a_commands_bill_is_the_engines(tasks, commands, worker_store):
+    script = """
+        dd if=/dev/zero of=/tmp/held bs=1M count=20
+        end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do :; done"""
+    long, short = commands.script.delay(script), commands.script.delay("true")
+    for result in (long, short):
+        result.get(timeout=TIMEOUT)
+    run = run_of(worker_store, long.id)
+    assert 0.3 < run.cpu_seconds < 10
+    assert 20 * MIB <= run.peak_memory_bytes < 40 * MIB
+    assert run_of(worker_store, short.id).cpu_seconds is None
+
+
 def swallow(server):
     neighbour, _ = server.accept()
     with neighbour:

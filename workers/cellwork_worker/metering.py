@@ -62,7 +62,7 @@ class Meter:
         """What is known now."""
         spec, exit_ = launch.spec, self.exit
         running, over = self._running, self._over or time.monotonic()
-        claimed = self.claimed if isinstance(self.claimed, Mapping) else {}
+        claimed = self.claimed if isinstance(self.claimed, Mapping) else exit_.used
         peak, cpu_seconds = _amount(claimed.get("peak_memory_bytes")), _amount(claimed.get("cpu_seconds"))
         if executor != "process":
             # It cannot have used more than its sandbox may, whatever it claims: sizes are learned from this.

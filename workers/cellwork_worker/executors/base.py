@@ -1,6 +1,6 @@
 """The port between the supervisor and whatever makes sandboxes."""
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -37,6 +37,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     start_seconds: float | None = None
     #: Of these, what it took to pull the image; None: it was there.
     pull_seconds: float | None = None
+    #: What the engine says that it used, where its runner does not: names as in the runner's frame ``usage``.
+    used: Mapping[str, float] = {}
     #: The engine's id of the image that it ran (``sha256:…``), where that is known. May be empty.
     image_id: str = ""
     #: Its size, with its base; None: not known.

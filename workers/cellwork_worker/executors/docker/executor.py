@@ -19,6 +19,7 @@ from .demand import WarmLimits
 from .engine import Engine, answer, not_running
 from .host import clock_of, disk_of
 from .listing import listed
+from .sampling import Sampling
 from .starter import RunningSandbox, Starter
 from .stream import Attached, Demux, chunks, skip_ready
 from .usage import usage
@@ -74,7 +75,11 @@ class DockerExecutor:
                 sandbox = self._starter.sandbox(launch)
                 self._inherit(sandbox, earlier or self._kept.get(launch.id))
                 start_seconds = time.monotonic() - asked
-                ended = self._follow(launch, sandbox, emit)
+                sampling = Sampling(self._engine, sandbox.container.id) if launch.payload is None else None
+                try:
+                    ended = self._follow(launch, sandbox, emit)
+                finally:
+                    used = {} if sampling is None else sampling.end()
         finally:
             self._starter.over(launch)
         if sandbox.doubled:
@@ -84,6 +89,7 @@ class DockerExecutor:
             adopted=sandbox.adopted,
             warm=sandbox.warm,
             start_seconds=start_seconds,
+            used=used,
             pull_seconds=sandbox.container.pull_seconds,
             image_id=sandbox.container.image_id,
             image_bytes=self._containers.image_bytes(launch.spec.image),
