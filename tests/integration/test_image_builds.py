@@ -1,6 +1,7 @@
 """Images that tasks declare, built by real workers on a real engine."""
 
 import contextlib
+import re
 import uuid
 from collections.abc import Callable
 
@@ -129,7 +130,8 @@ def test_a_build_that_fails_names_the_step_and_quotes_its_last_lines(start, send
         send("broken").get(timeout=TIMEOUT)
     told = str(caught.value)
     assert told.startswith("task pantry.broken: image cellwork/pantry-busybox:")
-    assert "cannot be built: step 3/" in told
+    # BuildKit counts other steps than the classic builder.
+    assert re.search(r"cannot be built: step (3/\d|2/2) \(RUN ", told)
     assert "exit 3" in told
     assert "  flour is out\n" in told
     assert "\\x1b[31m sugar too" in told
