@@ -5,8 +5,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,8 @@ class Figures(msgspec.Struct, kw_only=True):
     doubled: dict[str, int]
     #: What was left on the engine and in Redis.
     left: list[str]
-    #: Seconds from the death or the freezing of a worker until another one had, or it had itself ended, its tasks.
+    #: Seconds from the death or the freezing of a worker until another one had, or it had itself ended, its tasks. Of the
+    #: only worker of pods, from its waking.
     recovery: list[float]
     seconds: float
 
@@ -125,14 +125,17 @@ class Run:
         ]
         return [attempt.removeprefix("cellwork-")[: len(str(uuid.uuid4()))] for attempt in held]
 
-    @contextmanager
-    def watched(self, worker: str) -> Iterator[None]:
-        """Something happens to this worker: measure how long until what it runs goes on."""
+    def watched(self, worker: str) -> Callable[[], None]:
+        """Something is to happen to this worker: measure how long it takes, from the given call on, until what it runs
+        goes on."""
         held = self._held_by(worker)
-        yield
-        watcher = threading.Thread(target=self._watch, args=(held, time.monotonic()))
-        watcher.start()
-        self._watchers.append(watcher)
+
+        def away() -> None:
+            watcher = threading.Thread(target=self._watch, args=(held, time.monotonic()))
+            watcher.start()
+            self._watchers.append(watcher)
+
+        return away
 
     def _task(self, seconds: float) -> Any:
         """A third of them are pods: about what the one worker of these can take."""
