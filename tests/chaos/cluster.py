@@ -39,6 +39,8 @@ class Cluster:
         self.ledger.chmod(0o777)
         self.port = get_port_or_find_free(None)
         self.names = ("chaos-a", "chaos-b", PODS)
+        #: Those that are stopped and will wake.
+        self.frozen: set[str] = set()
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.started = 0
         self._logs: dict[str, Path] = {}
@@ -97,6 +99,11 @@ class Cluster:
             process = self.workers.get(name)
             if process is None or process.poll() is not None:
                 self.start_worker(name)
+
+    def served_beside(self, worker: str) -> bool:
+        """A worker of the same kind is there, and awake: this one, or another."""
+        alike = [name for name in self.names if (name == PODS) == (worker == PODS)]
+        return any(name not in self.frozen and self.workers[name].poll() is None for name in alike)
 
     def ready(self) -> bool:
         """All workers have begun to consume: one that is stopped earlier leaves what its predecessor left."""

@@ -5,7 +5,8 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ class Figures(msgspec.Struct, kw_only=True):
     doubled: dict[str, int]
     #: What was left on the engine and in Redis.
     left: list[str]
-    #: Seconds from the death or the freezing of a worker until another one had, or it had itself ended, its tasks. Of the
-    #: only worker of pods, from its waking.
+    #: Seconds from the death or the freezing of a worker until another one had, or it had itself ended, its tasks.
+    #: Those in which no worker could have had them do not count: there is only one for pods.
     recovery: list[float]
     seconds: float
 
@@ -125,17 +126,14 @@ class Run:
         ]
         return [attempt.removeprefix("cellwork-")[: len(str(uuid.uuid4()))] for attempt in held]
 
-    def watched(self, worker: str) -> Callable[[], None]:
-        """Something is to happen to this worker: measure how long it takes, from the given call on, until what it runs
-        goes on."""
+    @contextmanager
+    def watched(self, worker: str) -> Iterator[None]:
+        """Something happens to this worker: measure how long until what it runs goes on."""
         held = self._held_by(worker)
-
-        def away() -> None:
-            watcher = threading.Thread(target=self._watch, args=(held, time.monotonic()))
-            watcher.start()
-            self._watchers.append(watcher)
-
-        return away
+        yield
+        watcher = threading.Thread(target=self._watch, args=(worker, held))
+        watcher.start()
+        self._watchers.append(watcher)
 
     def _task(self, seconds: float) -> Any:
         """A third of them are pods: about what the one worker of these can take."""
@@ -228,13 +226,16 @@ class Run:
         beat: Any = self.client.get(f"cellwork:{self.cluster.installation}:worker:{worker}@chaos")
         return msgspec.json.decode(beat)["boot"].encode() if beat else b"?"
 
-    def _watch(self, held: dict[str, bytes], began: float) -> None:
-        deadline = began + SETTLE
+    def _watch(self, worker: str, held: dict[str, bytes]) -> None:
+        seconds, last = 0.0, time.monotonic()
+        deadline = last + SETTLE
         while held and time.monotonic() < deadline:
+            served, now = self.cluster.served_beside(worker), time.monotonic()
+            seconds, last = seconds + (now - last if served else 0.0), now
             for key, owner in list(held.items()):
                 try:
                     if self.client.hget(key, "owner") != owner:
-                        self._recovery.append(time.monotonic() - began)
+                        self._recovery.append(seconds)
                         del held[key]
                 except EXPECTED:
                     break

@@ -8,17 +8,14 @@ from typing import Any
 
 from redis import RedisError
 
-from .cluster import PODS
-
 NEVER = threading.Event()
 
 
 def kill_worker(run: Any) -> str:
     """Without a word; started again a little later."""
     name = run.random.choice(run.cluster.names)
-    away = run.watched(name)
-    run.cluster.workers[name].kill()
-    away()
+    with run.watched(name):
+        run.cluster.workers[name].kill()
     run.cluster.workers[name].wait()
     NEVER.wait(run.random.uniform(0, 3))
     run.cluster.start_worker(name)
@@ -29,15 +26,12 @@ def freeze_worker(run: Any) -> str:
     """For twice the visibility timeout: it comes back as a zombie."""
     name = run.random.choice(run.cluster.names)
     process = run.cluster.workers[name]
-    away = run.watched(name)
-    process.send_signal(signal.SIGSTOP)
-    if name != PODS:
-        away()
+    with run.watched(name):
+        process.send_signal(signal.SIGSTOP)
+        run.cluster.frozen.add(name)
     NEVER.wait(2 * run.cluster.visibility)
     process.send_signal(signal.SIGCONT)
-    if name == PODS:
-        # There is no other one that could have its tasks.
-        away()
+    run.cluster.frozen.discard(name)
     return f"froze {name}"
 
 
