@@ -207,6 +207,17 @@ def test_progress_is_sent_and_final_states_are_refused():
     assert ran.outcome.type == "builtins.ValueError"
 
 
+def test_progress_is_called_alike_in_a_sandbox_and_in_the_worker():
+    """`current.update_state(state, meta)`: Celery's own, which `self` of a bound task has, takes an id first."""
+    ran = run("from cellwork import current\ndef run(): current.update_state('HALF', {'n': 1})")
+    assert ran.frames[0] == Frame("state", {"state": "HALF", "meta": {"n": 1}})
+
+
+def test_the_deadline_is_a_time_on_every_python(python):
+    body = "from cellwork import current\ndef run(): return current.deadline.utcoffset().total_seconds()"
+    assert run(body, python, time_limit=60).outcome == outcome.Success(0.0)
+
+
 def test_retry_is_an_outcome_with_its_options_and_its_reason():
     ran = run("from cellwork import current\ndef run(): current.retry(exc=KeyError('x'), countdown=3, args=[1])")
     assert isinstance(ran.outcome, outcome.RetryRequest)

@@ -50,7 +50,8 @@ class Running:
             return None
         import datetime
 
-        return datetime.datetime.fromtimestamp(self._ends, datetime.UTC)
+        # Not datetime.UTC, which came with Python 3.11.
+        return datetime.datetime.fromtimestamp(self._ends, datetime.timezone.utc)
 
     @property
     def log(self):
@@ -89,6 +90,10 @@ class Current:
         if Current.running is None:
             raise RuntimeError("cellwork.current is only there while the task runs, not while its module is imported")
         return getattr(Current.running, name)
+
+    def update_state(self, state=None, meta=None):
+        """As the worker's own `cellwork.current` has it: without the id that Celery's method takes first."""
+        self.__getattr__("update_state")(state=state, meta=meta)
 
 
 current = Current()
