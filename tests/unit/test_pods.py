@@ -304,6 +304,11 @@ def test_what_the_cluster_does_to_a_pod_is_not_the_tasks_doing(given_, says):
     assert found.detail == says
 
 
+def test_a_pods_deadline_is_a_time_limit_and_not_a_loss():
+    found = status.exit_of(launch(), pod(phase="Failed", reason="DeadlineExceeded", message="too long"))
+    assert (found.late, found.killed, found.detail) == (True, False, "DeadlineExceeded: too long")
+
+
 @pytest.mark.parametrize(
     ("code", "message", "error"),
     [
