@@ -112,6 +112,13 @@ def test_a_refusal_is_the_right_error_with_the_servers_sentence(start, server, m
     assert message in str(caught.value)
 
 
+def test_a_namespace_that_refuses_does_not_keep_a_worker_from_looking_at_its_others(executor, server):
+    server.inject(path="/namespaces/forbidden/", status=403, times=1000, message="pods is forbidden")
+    with pytest.raises(PolicyViolation, match="pods is forbidden"):
+        Running(executor, launch("true", namespace="forbidden")).exit()
+    assert executor.sandboxes() == []
+
+
 def test_an_overloaded_server_is_asked_again_when_it_says_so(start, server):
     server.inject(method="POST", path="/pods", status=429, times=2, headers={"Retry-After": "1"})
     server.inject(method="POST", path="/secrets", status=500, times=1)
