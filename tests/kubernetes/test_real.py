@@ -1,4 +1,4 @@
-"""What only a real cluster does to pods: quotas, limits, admission, priorities. Run where CELLWORK_TEST_KUBECONFIG names one."""
+"""What only a real cluster does to pods: quotas, limits, admission, priorities; see `collect_ignore`."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ def test_a_quota_without_room_is_the_infrastructures_and_said_in_the_servers_wor
     with (
         quota(cluster, pods="0"),
         pytest.raises(
-            EngineUnavailable, match="quota has no room, for task t in pod .*exceeded quota: small"
+            EngineUnavailable, match=r"quota has no room, for task t in pod .*exceeded quota: small"
         ) as caught,
     ):
         start("true").exit()
@@ -73,7 +73,7 @@ def test_a_limit_range_is_a_refusal_in_the_servers_words(start, cluster):
     )
     try:
         # Admission sees it a moment later.
-        with pytest.raises(PolicyViolation, match="maximum memory usage per Container is 32Mi, but limit is 6[0-9]"):
+        with pytest.raises(PolicyViolation, match=r"maximum memory usage per Container is 32Mi, but limit is 6[0-9]"):
             wait_until(lambda: start("true").exit().code is None, what="the refusal")
     finally:
         cluster.api.delete_namespaced_limit_range("small", cluster.namespace)
