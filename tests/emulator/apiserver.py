@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from emulator.store import Conflict, Expired, Missing, Object, Store, now
 
-_OBJECTS = re.compile(r"/api/v1/namespaces/([^/]+)/(pods|secrets)(?:/([^/]+))?(?:/(log))?")
+_OBJECTS = re.compile(r"/api/v1/namespaces/([^/]+)/(pods|secrets)(?:/([^/]+))?(?:/(log|eviction))?")
 _NAMESPACES = re.compile(r"/api/v1/namespaces/([^/]+)")
 _LABEL = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 _SECRET_BYTES = 1 << 20
@@ -199,10 +199,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(201, {"status": {"allowed": owner.allowed(asked["verb"], resource)}})
         if (match := _OBJECTS.fullmatch(path)) is not None:
             namespace, kind, name, sub = match.groups()
-            if sub is not None:
+            if sub == "log":
                 return self._log(namespace, name, query)
+            if sub == "eviction":
+                return self._evict(namespace, name)
             if name is not None:
-                return self._one(method, kind, namespace, name, body)
+                return self._one(method, kind, namespace, name, {**query, **body})
             if method == "POST":
                 return self._create(kind, namespace, body)
             if query.get("watch") in ("true", "True"):
@@ -240,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
         there = store.get("pods", namespace, name)
         if body.get("preconditions", {}).get("uid") not in (None, there["metadata"]["uid"]):
             raise Denied(409, "Precondition failed: UID in precondition is another")
-        asked = body.get("gracePeriodSeconds")
+        asked = None if (given := body.get("gracePeriodSeconds")) is None else int(given)
         grace = there["spec"]["terminationGracePeriodSeconds"] if asked is None else asked
         if grace == 0 or not there["spec"].get("nodeName"):
             store.remove("pods", namespace, name)
@@ -252,6 +254,19 @@ class _Handler(BaseHTTPRequestHandler):
             pod["metadata"]["deletionGracePeriodSeconds"] = min(earlier, grace)
 
         return store.update("pods", namespace, name, mark)
+
+    def _evict(self, namespace: str, name: str) -> None:
+        why = {"reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
+
+        def mark(pod: Object) -> None:
+            pod["status"].setdefault("conditions", []).append({"type": "DisruptionTarget", "status": "True", **why})
+
+        try:
+            self.server.owner.store.update("pods", namespace, name, mark)
+            self._delete_pod(namespace, name, {})
+        except Missing:
+            raise Denied(404, f'pods "{name}" not found') from None
+        self._answer(201, {"kind": "Status", "status": "Success", "code": 201})
 
     def _list(self, kind: str, namespace: str, query: dict[str, str], fault: Fault | None) -> None:
         found, version = self.server.owner.store.listed(kind, namespace)

@@ -6,17 +6,26 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import yaml
 from emulator.apiserver import ApiServer
 from emulator.node import Node
-from kubernetes import client, config
+from kubernetes import client, config, utils
+
+#: The rights that a worker is given where k8s/ is used. Tests on a real cluster have these and no others.
+RBAC = Path(__file__).parents[2] / "k8s/base/rbac.yaml"
+
+#: Seconds for which the worker's token is good; longer than any run of the tests.
+_TOKEN_SECONDS = 4 * 3600
 
 
 @dataclass
 class Cluster:
     """What a test needs to know of it."""
 
+    #: A worker's: with the rights of k8s/base/rbac.yaml.
     kubeconfig: Path
     namespace: str
     #: With a shell, coreutils and Python.
@@ -24,11 +33,13 @@ class Cluster:
     #: None: it is a real one, in which nobody can order faults.
     server: ApiServer | None = None
     node: Node | None = None
+    #: Of whoever may look at everything; None: the worker's.
+    admin: Path | None = None
 
-    @property
+    @cached_property
     def api(self) -> client.CoreV1Api:
-        """As a user's kubectl sees it."""
-        return client.CoreV1Api(config.new_client_from_config(str(self.kubeconfig)))
+        """As an administrator's kubectl sees it."""
+        return client.CoreV1Api(config.new_client_from_config(str(self.admin or self.kubeconfig)))
 
     def left(self) -> list[str]:
         """Names of pods and Secrets that are there."""
@@ -46,8 +57,9 @@ class Cluster:
 def cluster(folder: Path) -> Iterator[Cluster]:
     """Ready to use; nothing of it is left afterwards."""
     if (path := os.environ.get("CELLWORK_TEST_KUBECONFIG")) is not None:
-        with _namespace(Path(path)) as name:
-            yield Cluster(Path(path), name, os.environ["CELLWORK_TEST_IMAGE"])
+        admin = Path(path)
+        with _namespace(admin) as name:
+            yield Cluster(_worker(admin, name, folder), name, os.environ["CELLWORK_TEST_IMAGE"], admin=admin)
         return
     node = Node(f"cellwork.emulated-node={uuid.uuid4().hex[:12]}")
     server = ApiServer(node.logs)
@@ -61,16 +73,20 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 
 def write_kubeconfig(folder: Path, url: str) -> Path:
     """A kubeconfig whose current context is the server at `url`, namespace ``jobs``."""
+    return _kubeconfig(folder, {"server": url}, "emulated", "jobs")
+
+
+def _kubeconfig(folder: Path, server: dict[str, str], token: str, namespace: str) -> Path:
     path = folder / "kubeconfig"
-    context = {"name": "emulated", "context": {"cluster": "emulated", "user": "tests", "namespace": "jobs"}}
+    context = {"name": "tests", "context": {"cluster": "tests", "user": "tests", "namespace": namespace}}
     path.write_text(
         json.dumps(
             {
                 "apiVersion": "v1",
                 "kind": "Config",
-                "current-context": "emulated",
-                "clusters": [{"name": "emulated", "cluster": {"server": url}}],
-                "users": [{"name": "tests", "user": {"token": "emulated"}}],
+                "current-context": "tests",
+                "clusters": [{"name": "tests", "cluster": server}],
+                "users": [{"name": "tests", "user": {"token": token}}],
                 "contexts": [context],
             }
         )
@@ -89,3 +105,20 @@ def _namespace(kubeconfig: Path) -> Iterator[str]:
         yield name
     finally:
         api.delete_namespace(name)
+
+
+def _worker(admin: Path, namespace: str, folder: Path) -> Path:
+    """A kubeconfig of the dispatcher's service account, with its Role, both in `namespace`."""
+    api = config.new_client_from_config(str(admin))
+    for document in yaml.safe_load_all(RBAC.read_text()):
+        if document["metadata"]["name"] == "dispatcher":
+            document["metadata"]["namespace"] = namespace
+            for subject in document.get("subjects", ()):
+                subject["namespace"] = namespace
+            utils.create_from_dict(api, document)
+    asked = {"spec": {"expirationSeconds": _TOKEN_SECONDS}}
+    given = client.CoreV1Api(api).create_namespaced_service_account_token("dispatcher", namespace, asked)
+    server = {"server": api.configuration.host}
+    if (authority := api.configuration.ssl_ca_cert) is not None:
+        server["certificate-authority"] = str(authority)
+    return _kubeconfig(folder, server, given.status.token, namespace)

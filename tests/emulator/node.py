@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from emulator.store import Missing, Object, Store, now
 
@@ -103,12 +104,17 @@ class Node:
                 pods = self._pods()
                 fresh = [p for p in pods if p["metadata"]["uid"] not in known]
                 ending = [p for p in pods if "deletionTimestamp" in p["metadata"] and self._unseen(p)]
-                if not fresh and not ending:
+                orphans = self._containers.keys() - {p["metadata"]["uid"] for p in pods}
+                if not fresh and not ending and not orphans:
                     store.changed.wait(0.5)
                     continue
             for pod in fresh:
                 known.add(pod["metadata"]["uid"])
                 threading.Thread(target=self._guard, args=(self._live, pod), daemon=True).start()
+            for uid in orphans:
+                # Taken from the API server at once: what runs is ended all the same.
+                with suppress(APIError):
+                    self._client.remove_container(self._containers.pop(uid), force=True, v=True)
             for pod in ending:
                 threading.Thread(target=self._guard, args=(self._end, pod), daemon=True).start()
 
@@ -217,11 +223,12 @@ class Node:
             return
         running = {"state": {"running": {"startedAt": now()}}}
         self._update(pod, lambda one: one["status"].update(phase="Running", containerStatuses=[_status(pod, running)]))
-        deadline = pod["spec"].get("activeDeadlineSeconds")
         try:
-            self._client.wait(made["Id"], timeout=deadline)
+            self._client.wait(made["Id"], timeout=pod["spec"].get("activeDeadlineSeconds"))
         except NotFound:
             return
+        except requests.exceptions.ConnectionError:
+            self._late(pod, made["Id"])
         state = self._client.inspect_container(made["Id"])["State"]
         if self.lag:
             self._closing.wait(self.lag)
@@ -229,6 +236,12 @@ class Node:
         ended = {"exitCode": code, "reason": "OOMKilled" if oom else "Error" if code else "Completed"}
         words = (folder / "termination-log").read_bytes()[:4096]
         self._terminated(pod, {**ended, "message": words.decode("utf-8", "replace")})
+
+    def _late(self, pod: Object, container: str) -> None:
+        """It has had its time."""
+        why = "Pod was active on the node longer than the specified deadline"
+        self._update(pod, lambda one: one["status"].update(phase="Failed", reason="DeadlineExceeded", message=why))
+        self._client.stop(container, timeout=pod["spec"]["terminationGracePeriodSeconds"])
 
     def _terminated(self, pod: Object, state: dict[str, Any]) -> None:
         phase = "Failed" if state["exitCode"] else "Succeeded"
@@ -262,7 +275,7 @@ def _misfit(spec: Object, known: dict[str, Path]) -> str | None:
         return "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
     claims = [v["persistentVolumeClaim"]["claimName"] for v in spec.get("volumes", ()) if "persistentVolumeClaim" in v]
     missing = [claim for claim in claims if claim not in known]
-    return f'persistentvolumeclaim "{missing[0]}" not found' if missing else None
+    return f'0/1 nodes are available: persistentvolumeclaim "{missing[0]}" not found.' if missing else None
 
 
 def _status(pod: Object, state: dict[str, Any]) -> dict[str, Any]:

@@ -149,6 +149,19 @@ def test_a_dispatcher_has_the_time_to_leave_in_good_order(documents):
     assert budget["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": "dispatcher"}
 
 
+def test_the_image_of_kind_is_the_one_that_its_readme_builds():
+    images = {name: pod["containers"][0]["image"] for name, pod in templates(rendered("kind"))}
+    assert images["dispatcher"] == images["flower"] == "cellwork-cluster/app:dev"
+    readme = (K8S / "overlays/kind/README.md").read_text()
+    assert f"-t {images['flower']} ." in readme
+    assert f"kind load docker-image {images['flower']}" in readme
+
+
+def test_an_overlay_can_name_the_applications_image(documents):
+    images = {pod["containers"][0]["image"] for name, pod in templates(documents) if name != "redis"}
+    assert images in ({"cellwork-app"}, {"cellwork-cluster/app:dev"})
+
+
 def test_with_an_external_redis_none_is_made():
     names = {(document["kind"], document["metadata"]["name"]) for document in rendered("external-redis")}
     assert not [name for _, name in names if name == "redis"]
@@ -188,7 +201,10 @@ if "CELLWORK_TEST_KUBECONFIG" in os.environ:
         spaces = yaml.safe_dump_all(kinds(documents, "Namespace"))
         kubectl(config, "apply", "--filename=-", stdin=spaces)
         try:
-            known = [document for document in documents if not document["apiVersion"].startswith(CUSTOM)]
+            # Of operators' objects those whose definitions somebody has put there.
+            served = kubectl(config, "api-versions").split()
+            known = [document for document in documents if document["apiVersion"] in served]
+            assert all(d in known or d["apiVersion"].startswith(CUSTOM) for d in documents)
             said = kubectl(
                 config,
                 "apply",

@@ -10,16 +10,12 @@ import pytest
 from emulator.apiserver import ApiServer
 from emulator.cluster import write_kubeconfig
 from emulator.node import Node
+from podruns import INSTALLATION, Running, launch
 from waiting import wait_until
 
-from cellwork.errors import EngineUnavailable, ImageUnavailable, InvalidSpec, PolicyViolation, SandboxLost, StartTimeout
-from cellwork.spec import ContainerSpec, parse
-from cellwork_worker.executors.base import STARTED, Exit
+from cellwork.errors import EngineUnavailable, PolicyViolation, SandboxLost
 from cellwork_worker.executors.kubernetes import KubernetesExecutor, Limits
-from cellwork_worker.hardening import harden
-from cellwork_worker.launch import Launch, labels
 
-IMAGE = "cellwork/python:base"
 JOBS = "jobs"
 
 
@@ -52,7 +48,7 @@ def make_executor(server, tmp_path, monkeypatch) -> Iterator[Callable[..., Kuber
     made = []
 
     def make(worker: str = "one", **limits: float) -> KubernetesExecutor:
-        made.append(KubernetesExecutor(installation="trouble", worker=worker, limits=Limits(**limits)))
+        made.append(KubernetesExecutor(installation=INSTALLATION, worker=worker, limits=Limits(**limits)))
         return made[-1]
 
     yield make
@@ -65,90 +61,9 @@ def executor(make_executor) -> KubernetesExecutor:
     return make_executor()
 
 
-def launch(script: str, payload: bytes | None = None, **options: object) -> Launch:
-    spec = harden("t", parse("t", {"image": IMAGE, "pull": "never", "memory": "64m", **options}), ContainerSpec())
-    task_id = str(uuid.uuid4())
-    return Launch(
-        id=f"cellwork-{task_id}-0",
-        task="t",
-        task_id=task_id,
-        spec=spec,
-        argv=("sh", "-c", script),
-        env={},
-        payload=payload,
-        labels=labels("trouble", "one", "t", task_id, spec),
-    )
-
-
-class Running:
-    """One run in a thread."""
-
-    def __init__(self, executor: KubernetesExecutor, one: Launch) -> None:
-        self.launch = one
-        self.output = b""
-        self.started = threading.Event()
-        self._ended: Exit | BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(executor,))
-        self._thread.start()
-
-    def _run(self, executor: KubernetesExecutor) -> None:
-        try:
-            self._ended = executor.run(self.launch, self._emit)
-        except BaseException as error:  # noqa: BLE001 - raised by `exit`
-            self._ended = error
-
-    def _emit(self, stream: int, data: bytes) -> bool:
-        if stream == STARTED:
-            self.started.set()
-        self.output += data
-        return False
-
-    def wait_output(self, text: bytes) -> None:
-        wait_until(lambda: text in self.output or self._ended, timeout=30, what=f"{text!r}")
-        assert text in self.output, self._ended
-
-    def exit(self, timeout: float = 60) -> Exit:
-        self._thread.join(timeout)
-        assert not self._thread.is_alive(), f"{self.launch.id} has not ended"
-        if isinstance(self._ended, BaseException):
-            raise self._ended
-        assert self._ended is not None
-        return self._ended
-
-
 @pytest.fixture
 def start(executor) -> Callable[..., Running]:
     return lambda script, payload=None, **options: Running(executor, launch(script, payload, **options))
-
-
-def test_an_image_that_no_node_can_pull_is_said_with_the_kubelets_words(start):
-    with pytest.raises(ImageUnavailable, match=r'ImagePullBackOff: .*nobody/nothing:1": not found'):
-        start("true", image="nobody/nothing:1").exit()
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"cpus": 1000}, "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu."),
-        ({"node_selector": {"gpu": "a100"}}, "didn't match Pod's node affinity/selector"),
-        ({"volumes": ["missing:/data"]}, 'persistentvolumeclaim "missing" not found'),
-    ],
-)
-def test_a_pod_that_fits_nowhere_is_given_up_with_the_schedulers_words(start, options, says):
-    with pytest.raises(StartTimeout, match="was not running within start_timeout=1 s") as caught:
-        start("true", start_timeout=1, **options).exit()
-    assert says in str(caught.value)
-
-
-def test_a_program_that_is_not_there_is_the_specs_fault(executor):
-    one = msgspec.structs.replace(launch(""), argv=("no-such-program",), spec=launch("", entrypoint="/no/such").spec)
-    with pytest.raises(InvalidSpec, match="cannot start its program"):
-        Running(executor, one).exit()
-
-
-def test_a_user_that_is_root_is_refused_by_the_kubelet_and_said(start):
-    with pytest.raises(InvalidSpec, match="CreateContainerConfigError: container has runAsNonRoot"):
-        start("true", user="root").exit()
 
 
 def test_an_evicted_pod_is_lost_and_says_why(start, node):
@@ -158,19 +73,6 @@ def test_an_evicted_pod_is_lost_and_says_why(start, node):
     ended = run.exit()
     assert (ended.killed, ended.oom) == (True, False)
     assert ended.detail == "Evicted: The node was low on resource: memory."
-
-
-def test_a_pod_that_somebody_deletes_is_lost(start, server):
-    run = start("trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done", stop_grace=5)
-    run.wait_output(b"ready")
-    server.store.update(
-        "pods",
-        JOBS,
-        run.launch.id,
-        lambda pod: pod["metadata"].update(deletionTimestamp="2026-01-01T00:00:00Z", deletionGracePeriodSeconds=5),
-    )
-    ended = run.exit()
-    assert (ended.killed, ended.detail) == (True, "the pod was deleted")
 
 
 def test_a_pod_that_vanishes_while_nobody_looks_is_lost(start, server):
@@ -208,6 +110,13 @@ def test_a_refusal_is_the_right_error_with_the_servers_sentence(start, server, m
     with pytest.raises(error) as caught:
         start("true").exit()
     assert message in str(caught.value)
+
+
+def test_a_namespace_that_refuses_does_not_keep_a_worker_from_looking_at_its_others(executor, server):
+    server.inject(path="/namespaces/forbidden/", status=403, times=1000, message="pods is forbidden")
+    with pytest.raises(PolicyViolation, match="pods is forbidden"):
+        Running(executor, launch("true", namespace="forbidden")).exit()
+    assert executor.sandboxes() == []
 
 
 def test_an_overloaded_server_is_asked_again_when_it_says_so(start, server):
@@ -362,17 +271,6 @@ def test_a_pod_costs_four_requests_and_all_share_one_watch(make_executor, server
     assert sum(server.requests.values()) <= 4 * 5
 
 
-def test_a_failed_pod_is_kept_as_long_as_asked(make_executor, server):
-    executor = make_executor(keep_failed_for=2)
-    one = msgspec.structs.replace(launch("exit 3"), keep=True)
-    assert Running(executor, one).exit().code == 3
-    begun = time.monotonic()
-    executor.discard(one.id)
-    assert server.store.get("pods", JOBS, one.id)
-    wait_until(lambda: not server.store._objects, timeout=20, what="it to go")
-    assert time.monotonic() - begun > 2
-
-
 def test_the_check_names_each_verb_that_the_role_lacks(executor, server):
     assert executor.check().ok
     server.allowed = lambda verb, resource: (verb, resource) not in {("create", "pods"), ("get", "pods/log")}
@@ -384,7 +282,7 @@ def test_the_check_names_each_verb_that_the_role_lacks(executor, server):
 
 def test_no_cluster_at_all_is_said_with_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
-    nowhere = KubernetesExecutor(installation="trouble", worker="one")
+    nowhere = KubernetesExecutor(installation=INSTALLATION, worker="one")
     assert "Set KUBECONFIG" in nowhere.check().detail
     with pytest.raises(EngineUnavailable, match="no Kubernetes cluster is configured"):
         nowhere.run(launch("true"), lambda stream, data: False)

@@ -205,12 +205,38 @@ RESTRICTED = {"name": "x", "securityContext": {"allowPrivilegeEscalation": False
         ({"containers": [{"name": "task", "securityContext": {"procMount": "Unmasked"}}]}, "procMount"),
         ({"containers": [{**RESTRICTED, "ports": [{"hostPort": 80}]}]}, "a port of the host in container x"),
         ({"containers": [{**RESTRICTED, "securityContext": {"privileged": True}}]}, "a privileged container x"),
+        ({"securityContext": {"seLinuxOptions": {"type": "spc_t"}}}, "seLinuxOptions of its own in its pod"),
+        (
+            {"containers": [{"name": "task", "securityContext": {"seLinuxOptions": {"user": "system_u"}}}]},
+            "seLinuxOptions of its own in container task",
+        ),
+        ({"securityContext": {"windowsOptions": {"hostProcess": True}}}, "hostProcess in its pod"),
+        (
+            {"containers": [{"name": "task", "livenessProbe": {"httpGet": {"host": "10.0.0.1", "port": 80}}}]},
+            "a host in the livenessProbe of container task",
+        ),
+        (
+            {"containers": [{"name": "task", "lifecycle": {"preStop": {"tcpSocket": {"host": "10.0.0.1"}}}}]},
+            "a host in the preStop of container task",
+        ),
+        (
+            {"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]},
+            "the service account's token",
+        ),
     ],
 )
 def test_no_template_loosens_a_pod(spec, names):
     made = manifest.pod(launch(pod_template={"spec": spec}))
     with pytest.raises(PolicyViolation, match=rf"task t: its pod is never allowed to have .*{names}"):
         template.check("t", made)
+
+
+def test_no_annotation_loosens_a_pod():
+    name = "container.apparmor.security.beta.kubernetes.io/task"
+    for option in ({"annotations": {name: "unconfined"}}, {"pod_template": {"metadata": {"annotations": {name: ""}}}}):
+        with pytest.raises(PolicyViolation, match=f"the annotation {name}"):
+            template.check("t", manifest.pod(launch(**option)))
+    template.check("t", manifest.pod(launch(annotations={name: "runtime/default"})))
 
 
 def test_a_template_can_come_from_a_file(tmp_path):
@@ -302,6 +328,11 @@ def test_what_the_cluster_does_to_a_pod_is_not_the_tasks_doing(given_, says):
     found = status.exit_of(launch(), pod(**given_))
     assert found.killed
     assert found.detail == says
+
+
+def test_a_pods_deadline_is_a_time_limit_and_not_a_loss():
+    found = status.exit_of(launch(), pod(phase="Failed", reason="DeadlineExceeded", message="too long"))
+    assert (found.late, found.killed, found.detail) == (True, False, "DeadlineExceeded: too long")
 
 
 @pytest.mark.parametrize(

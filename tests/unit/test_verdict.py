@@ -5,7 +5,7 @@ import types
 
 import msgspec
 import pytest
-from celery.exceptions import Ignore, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, SoftTimeLimitExceeded, TimeLimitExceeded
 
 from cellwork import errors
 from cellwork.outcome import Failure, Invalid, TooLarge
@@ -102,6 +102,7 @@ def test_celerys_own_exceptions_keep_their_meaning():
         (Exit(code=137, oom=True, killed=True), errors.OutOfMemory, "limit of 64 MiB"),
         (Exit(code=1, oom=True), errors.OutOfMemory, "memory="),
         (Exit(code=137, killed=True), errors.SandboxLost, "killed from outside"),
+        (Exit(code=137, late=True, detail="Deadline"), TimeLimitExceeded, r"the deadline of its sandbox \(Deadline\)"),
         (Exit(code=143, adopted=True), errors.SandboxLost, "killed from outside"),
         (Exit(code=143, unseen=True), errors.SandboxLost, "killed from outside"),
         (Exit(code=143), errors.NoOutcome, "status 143"),
@@ -132,6 +133,11 @@ def test_a_command_that_was_asked_to_end_while_no_worker_saw_it_is_lost():
         command(Exit(code=130, adopted=True), stop_signal="SIGINT")
     with pytest.raises(errors.CommandFailed):
         command(Exit(code=143))
+
+
+def test_a_command_that_ran_into_its_sandboxs_deadline_did_not_fail():
+    with pytest.raises(TimeLimitExceeded):
+        command(Exit(code=143, late=True))
 
 
 def test_a_commands_output_is_its_result():

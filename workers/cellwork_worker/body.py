@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
 from cellwork import spec as specs
 from cellwork.errors import CellworkError, CommandFailed, InvalidSpec, RemoteTaskError
@@ -150,7 +150,7 @@ def replace(task: Any, supervisor: "Supervisor") -> None:
             return job.given.result()
         except (CommandFailed, RemoteTaskError):
             raise
-        except (CellworkError, SoftTimeLimitExceeded) as error:
+        except (CellworkError, SoftTimeLimitExceeded, TimeLimitExceeded) as error:
             raise Final(error) from error.__cause__
         finally:
             job.confirm(job)

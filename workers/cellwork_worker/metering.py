@@ -11,7 +11,7 @@ from datetime import datetime
 from signal import Signals
 from typing import Any
 
-from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, TimeLimitExceeded
 from redis import RedisError
 
 from cellwork.errors import CellworkError
@@ -177,6 +177,8 @@ def kind(error: BaseException) -> str:
         return "retry"
     if isinstance(error, SoftTimeLimitExceeded):
         return "soft-time-limit"
+    if isinstance(error, TimeLimitExceeded):
+        return "time-limit"
     return "ignored" if isinstance(error, Ignore | Reject) else "task-error"
 
 

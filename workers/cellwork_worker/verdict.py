@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from signal import Signals
 from typing import Any
 
-from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TimeLimitExceeded
 
 from cellwork import outcome
 from cellwork.errors import (
@@ -46,7 +46,7 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.text}"""'
 
 
-def lost(launch: Launch, exit_: Exit, tail: bytes) -> CellworkError:
+def lost(launch: Launch, exit_: Exit, tail: bytes) -> CellworkError | TimeLimitExceeded:
     """The error for a sandbox that ended without an outcome."""
     where = f"task {launch.task}: sandbox {launch.id} (image {launch.spec.image})"
     detail = f" ({exit_.detail})" if exit_.detail else ""
@@ -55,6 +55,9 @@ def lost(launch: Launch, exit_: Exit, tail: bytes) -> CellworkError:
             f"{where} was killed for memory at its limit of {format_bytes(launch.spec.memory or 0)}; "
             f"give it more: memory=…"
         )
+    if exit_.late:
+        # Not a loss: it would run into the same deadline again.
+        return TimeLimitExceeded(f"{where} ran into the deadline of its sandbox{detail}")
     if exit_.killed or _stopped(launch, exit_):
         return SandboxLost(f"{where} was killed from outside{detail}, not by this worker")
     if exit_.unseen and exit_.code == 0:
@@ -77,10 +80,10 @@ def command_result(launch: Launch, exit_: Exit, stdout: bytes, tail: bytes, limi
     """What a command task returns.
 
     Raises:
-        CommandFailed, OutOfMemory, SandboxLost, ResultTooLarge, InvalidResult.
+        CommandFailed, OutOfMemory, TimeLimitExceeded, SandboxLost, ResultTooLarge, InvalidResult.
     """
     where = f"task {launch.task}: sandbox {launch.id} (image {launch.spec.image})"
-    if exit_.oom or exit_.killed or _stopped(launch, exit_):
+    if exit_.oom or exit_.late or exit_.killed or _stopped(launch, exit_):
         raise lost(launch, exit_, tail)
     if exit_.code != 0:
         printed = f"; it printed last:\n{_text(tail)}" if tail else " and printed nothing"

@@ -25,6 +25,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     oom: bool = False
     #: Ended by a signal from outside the sandbox.
     killed: bool = False
+    #: Ended by its engine, at the deadline that it was given when it was made.
+    late: bool = False
     #: What the engine says about the end, for the error message. May be empty.
     detail: str = ""
     #: The sandbox was already there: an earlier delivery of this task had started it.

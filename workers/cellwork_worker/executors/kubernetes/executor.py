@@ -87,6 +87,8 @@ class KubernetesExecutor:
         self._remover = Remover(self._api)
         self._lock = threading.Lock()
         self._watches: dict[str, Watch] = {}
+        #: Namespaces that took a pod of ours. One that refused may not even be looked at.
+        self._used: set[str] = set()
         self._running: dict[str, _Run] = {}
         #: Namespaces of pods that are not removed before `discard`, and of those listed last.
         self._kept: dict[str, str] = {}
@@ -240,6 +242,7 @@ class KubernetesExecutor:
         if data is None:
             launch.confirm()
         pod, adopted = self._made(launch, run, wanted)
+        self._used.add(run.namespace)
         if data is not None and not status.started(pod):
             # The body cannot begin before its payload is there.
             launch.confirm()
@@ -333,7 +336,7 @@ class KubernetesExecutor:
             self._remover.later(run.namespace, launch.id)
 
     def _pods(self) -> list[Pod]:
-        namespaces = {self.namespace, *self._watches}
+        namespaces = {self.namespace, *self._used}
         try:
             found = [pod for namespace in namespaces for pod in self._api.pods(namespace, self._selector).items]
         except Refused as refused:

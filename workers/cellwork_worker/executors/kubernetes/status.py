@@ -19,6 +19,9 @@ _NEVER_RAN = frozenset({"StartError", "ContainerCannotRun"})
 
 _KILLED = 128 + 9
 
+#: The kubelet's word for the end of a pod that has had its `activeDeadlineSeconds`.
+_LATE = "DeadlineExceeded"
+
 
 def started(pod: Pod) -> bool:
     """Its container runs, or has run."""
@@ -85,11 +88,13 @@ def exit_of(launch: Launch, pod: Pod) -> Exit:
         )
     # The kubelet says OOMKilled also where a child was killed and the container went on to end with another status.
     oom = terminated.reason == "OOMKilled"
+    late = not oom and pod.status.reason == _LATE
     outside = disruption(pod)
     return Exit(
         code=terminated.exit_code,
         oom=oom,
-        killed=not oom and (bool(outside) or terminated.exit_code == _KILLED),
+        killed=not oom and not late and (bool(outside) or terminated.exit_code == _KILLED),
+        late=late,
         detail=outside or (terminated.reason if terminated.reason not in ("Completed", "Error") else ""),
     )
 

@@ -28,6 +28,12 @@ _VOLUMES = frozenset(
     }
 )
 
+#: All SELinux types that the standard knows for containers.
+_SELINUX = frozenset({"", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"})
+
+#: How AppArmor's profiles were named before the field `appArmorProfile`; still honoured.
+_APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
+
 
 def under(template: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     """`template` with everything that `ours` says."""
@@ -67,24 +73,29 @@ def check(task: str, pod: Mapping[str, Any]) -> None:
     Raises:
         PolicyViolation: names what and where.
     """
-    spec = pod.get("spec") or {}
-    for problem in _problems(spec):
+    for problem in _problems(pod.get("metadata") or {}, pod.get("spec") or {}):
         raise PolicyViolation(f"task {task}: its pod is never allowed to have {problem} (pod_template)")
 
 
-def _problems(spec: Mapping[str, Any]) -> Iterator[str]:
+def _problems(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[str]:
+    for name, profile in (metadata.get("annotations") or {}).items():
+        if name.startswith(_APPARMOR) and not str(profile).startswith(("runtime/default", "localhost/")):
+            yield f"the annotation {name}: {profile}"
     yield from (name for name in _HOST_NAMESPACES if spec.get(name))
     if spec.get("automountServiceAccountToken"):
         yield "the service account's token"
     for volume in spec.get("volumes") or ():
         if kinds := set(volume) - {"name"} - _VOLUMES:
             yield f"a volume of kind {', '.join(sorted(kinds))}"
+        if any("serviceAccountToken" in source for source in (volume.get("projected") or {}).get("sources") or ()):
+            yield f"the service account's token (volume {volume.get('name')})"
     context = spec.get("securityContext") or {}
     if context.get("sysctls"):
         yield "sysctls"
     yield from _loose(context, "its pod")
     for container in _containers(spec):
         yield from _privileges(container)
+        yield from _errands(container)
 
 
 def _privileges(container: Mapping[str, Any]) -> Iterator[str]:
@@ -104,6 +115,14 @@ def _privileges(container: Mapping[str, Any]) -> Iterator[str]:
         yield f"a port of the host in {name}"
 
 
+def _errands(container: Mapping[str, Any]) -> Iterator[str]:
+    """What the kubelet would ask of others for it, from the node's own network."""
+    hooks = {**(container.get("lifecycle") or {}), **{k: v for k, v in container.items() if k.endswith("Probe")}}
+    for name, hook in hooks.items():
+        if any((hook.get(how) or {}).get("host") for how in ("httpGet", "tcpSocket")):
+            yield f"a host in the {name} of container {container.get('name')}"
+
+
 def _containers(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return [one for kind in ("initContainers", "containers", "ephemeralContainers") for one in spec.get(kind) or ()]
 
@@ -114,5 +133,10 @@ def _loose(context: Mapping[str, Any], where: str) -> Iterator[str]:
     for profile in ("seccompProfile", "appArmorProfile"):
         if (context.get(profile) or {}).get("type") == "Unconfined":
             yield f"an unconfined {profile} in {where}"
+    selinux = context.get("seLinuxOptions") or {}
+    if selinux.get("type", "") not in _SELINUX or selinux.get("user") or selinux.get("role"):
+        yield f"seLinuxOptions of its own in {where}"
+    if (context.get("windowsOptions") or {}).get("hostProcess"):
+        yield f"hostProcess in {where}"
     if context.get("procMount") not in (None, "Default"):
         yield f"procMount in {where}"
