@@ -14,6 +14,8 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from emulator.store import Missing, Object, Store, now
 
+from cellwork_worker.executors.docker.ending import ran_out
+
 NAME = "emulated"
 
 #: What there is to give away.
@@ -232,7 +234,8 @@ class Node:
         state = self._client.inspect_container(made["Id"])["State"]
         if self.lag:
             self._closing.wait(self.lag)
-        code, oom = state["ExitCode"], state["OOMKilled"]
+        code = state["ExitCode"]
+        oom = state["OOMKilled"] or (code == 137 and ran_out(self._client, made["Id"], state))
         ended = {"exitCode": code, "reason": "OOMKilled" if oom else "Error" if code else "Completed"}
         words = (folder / "termination-log").read_bytes()[:4096]
         self._terminated(pod, {**ended, "message": words.decode("utf-8", "replace")})

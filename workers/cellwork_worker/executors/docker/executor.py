@@ -16,6 +16,7 @@ from cellwork_worker.launch import Launch
 from .build import ImageBuilder
 from .containers import Containers
 from .demand import WarmLimits
+from .ending import exit_of
 from .engine import Engine, answer, not_running
 from .host import clock_of, disk_of
 from .listing import listed
@@ -23,10 +24,6 @@ from .sampling import Sampling
 from .starter import RunningSandbox, Starter
 from .stream import Attached, Demux, chunks, skip_ready
 from .usage import usage
-
-#: 128 + SIGKILL. Nothing inside can send that to the sandbox's first process, so it came from outside.
-_KILLED = 128 + SIGKILL
-
 
 _LIMITS = WarmLimits()
 
@@ -293,15 +290,11 @@ class DockerExecutor:
         self._containers.remove(sandbox.container, None if sandbox.doubled else launch_id)
 
     def _exit(self, launch: Launch, sandbox: RunningSandbox) -> Exit:
-        engine, container = self._engine, sandbox.container.id
         try:
-            engine.ask(lambda: engine.client.wait(container, timeout=None))
-            state = engine.ask(lambda: engine.client.inspect_container(container))["State"]
+            return exit_of(self._engine, sandbox.container.id)
         except NotFound:
             if sandbox.doubled:
                 return Exit()
             raise SandboxLost(
                 f"task {launch.task}: sandbox {launch.id} was removed while it ran, by something other than this worker"
             ) from None
-        code = state["ExitCode"]
-        return Exit(code=code, oom=state["OOMKilled"], killed=code == _KILLED, detail=state.get("Error") or "")
