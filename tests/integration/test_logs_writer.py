@@ -52,6 +52,23 @@ def test_what_redis_missed_is_counted_and_what_comes_after_is_there(app, port):
     assert kept.count("lost") + kept.count("found") + kept.count("and an open end") + dropped == 2_000_002
 
 
+def test_of_a_flood_that_redis_misses_the_newest_part_is_kept(app, port):
+    task_id = str(uuid.uuid4())
+    writer = Logs(client(app), load(app))
+    log = writer.open(task_id, "cellwork-x-0", 0)
+    for number in range(20_000):
+        log.write(STDOUT, b"line %06d %s\n" % (number, b"x" * 80))
+    with ValkeyServer(port=port):
+        log.close()
+        writer.end(task_id, final=True)
+        writer.close()
+        lines = list(logs(task_id, app=app, follow=True))
+    kept = [line.text.split()[1] for line in lines if line.stream == "stdout"]
+    # What the writer had in hand when Redis came back is there, too; the buffer has room for some 2,300 of these.
+    assert kept[-2_000:] == [f"{number:06}" for number in range(18_000, 20_000)]
+    assert len(kept) < 10_000, "nothing was dropped: the buffer has no bound"
+
+
 def test_a_worker_ends_although_redis_is_away(app, caplog):
     writer = Logs(client(app), load(app))
     log = writer.open("id", "cellwork-x-0", 0)

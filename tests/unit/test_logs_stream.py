@@ -32,8 +32,8 @@ def test_the_order_of_the_two_streams_is_the_order_of_arrival():
 
 def test_what_was_dropped_is_told_between_the_lines_before_and_after():
     log = stream()
-    first = log.entries(Batch(pieces=[(STDOUT, b"0\n1\n")], gaps={STDOUT: Gap(5, 100)}))
-    second = log.entries(Batch(pieces=[(STDOUT, b"7\n")], closed=True))
+    first = log.entries(Batch(pieces=[(STDOUT, b"0\n1\n")]))
+    second = log.entries(Batch(pieces=[(STDOUT, b"7\n")], gaps={STDOUT: Gap(5, 100)}, closed=True))
     assert texts(first + second) == [
         ("stdout", "0"),
         ("stdout", "1"),
@@ -44,8 +44,9 @@ def test_what_was_dropped_is_told_between_the_lines_before_and_after():
 
 def test_what_was_dropped_at_the_very_end_is_told_by_the_end_mark():
     log = stream()
-    batch = Batch(pieces=[(STDERR, b"x\n")], gaps={STDERR: Gap(1, 10, open_end=True)}, closed=True, final=True)
-    assert texts(log.entries(batch)) == [("stderr", "x"), ("cellwork", "2 lines (10 bytes) dropped")]
+    entries = log.entries(Batch(pieces=[(STDERR, b"x\n")]))
+    entries += log.entries(Batch(pieces=[], gaps={STDERR: Gap(1, 10, open_end=True)}, closed=True, final=True))
+    assert texts(entries) == [("stderr", "x"), ("cellwork", "2 lines (10 bytes) dropped")]
 
 
 def test_the_end_of_a_run_that_is_tried_again_does_not_end_the_reader():

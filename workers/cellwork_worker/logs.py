@@ -1,11 +1,12 @@
 """What tasks print, on its way to Redis: one capped stream a task (docs/logs.md).
 
-Slots only append to buffers with a bound; one thread writes. Where Redis is slow or away the buffers fill, what comes
-then is dropped, and the numbers of the lines that follow say how much that was.
+Slots only append to buffers with a bound; one thread writes. Where Redis is slow or away the buffers fill, the oldest
+of what waits is dropped, and the numbers of the lines that follow say how much that was.
 """
 
 import logging
 import threading
+from collections import deque
 from typing import Any
 
 import redis
@@ -44,9 +45,9 @@ class SandboxLog:
         self._logs = logs
         self.task_id = task_id
         self.stream = stream
-        self.pieces: list[tuple[int, bytes]] = []
+        self.pieces: deque[tuple[int, bytes]] = deque()
         self.size = 0
-        #: By stream: what was dropped since the buffer was full.
+        #: By stream: what was dropped, all of it older than the pieces.
         self.gaps: dict[int, Gap] = {}
         self.printed = False
         self.closed = False
@@ -85,20 +86,25 @@ class Logs:
         return SandboxLog(None if self._client is None else self, task_id, LogStream(sandbox, attempt, *limits))
 
     def put(self, log: SandboxLog, stream: int, data: bytes) -> None:
-        """Buffer output of `log`, or count it as dropped."""
-        size = len(data) + _PIECE_BYTES
+        """Buffer output of `log`. Where there is no room, its oldest is dropped and counted: the newest says most."""
         with self._changed:
-            # Once something was dropped all is, until the writer has taken the buffer: order is kept.
-            if log.gaps or log.size + size > _SANDBOX_BYTES or self._size + size > _TOTAL_BYTES:
-                gap = log.gaps.get(stream, Gap())
-                log.gaps[stream] = Gap(gap.lines + data.count(b"\n"), gap.size + len(data), not data.endswith(b"\n"))
-            else:
-                log.pieces.append((stream, data))
-                log.size += size
-                self._size += size
+            self._add(log, len(data) + _PIECE_BYTES)
+            log.pieces.append((stream, data))
+            while log.pieces and (log.size > _SANDBOX_BYTES or self._size > _TOTAL_BYTES):
+                self._drop(log)
             log.printed = True
             self._last[log.task_id] = log
             self._mark(log, urgent=log.size * 2 > _SANDBOX_BYTES or self._size * 2 > _TOTAL_BYTES)
+
+    def _add(self, log: SandboxLog, size: int) -> None:
+        log.size += size
+        self._size += size
+
+    def _drop(self, log: SandboxLog) -> None:
+        stream, data = log.pieces.popleft()
+        self._add(log, -len(data) - _PIECE_BYTES)
+        gap = log.gaps.get(stream, Gap())
+        log.gaps[stream] = Gap(gap.lines + data.count(b"\n"), gap.size + len(data), not data.endswith(b"\n"))
 
     def closed(self, log: SandboxLog) -> None:
         """Nothing more comes from this sandbox."""
@@ -149,7 +155,7 @@ class Logs:
 
     def _take(self, log: SandboxLog) -> tuple[SandboxLog, Batch]:
         batch = Batch(pieces=log.pieces, gaps=log.gaps, closed=log.closed, final=log.final)
-        log.pieces, log.gaps, log.size = [], {}, 0
+        log.pieces, log.gaps, log.size = deque(), {}, 0
         return log, batch
 
     def _write(self, batches: list[tuple[SandboxLog, Batch]]) -> None:

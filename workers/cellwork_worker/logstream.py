@@ -1,6 +1,7 @@
 """A sandbox's output → entries of its task's Redis stream (docs/logs.md has the format). Pure."""
 
 from collections import deque
+from collections.abc import Iterable
 
 import msgspec
 
@@ -37,8 +38,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a sandbox since the last one."""
 
     #: Stream and bytes, in the order of arrival.
-    pieces: list[tuple[int, bytes]]
-    #: By stream: what was dropped after the pieces.
+    pieces: Iterable[tuple[int, bytes]]
+    #: By stream: what was dropped before the pieces.
     gaps: dict[int, Gap] = {}
     #: Nothing more comes from the sandbox.
     closed: bool = False
@@ -72,10 +73,10 @@ class LogStream:
     def entries(self, batch: Batch) -> list[Entry]:
         """What to append."""
         found = []
-        for stream, data in _joined(batch.pieces):
-            found += self._lines(stream, data)
         for stream, gap in batch.gaps.items():
             self._cutters[stream].lost(gap.lines, gap.size, open_end=gap.open_end)
+        for stream, data in _joined(batch.pieces):
+            found += self._lines(stream, data)
         if batch.closed:
             for stream in NAMES:
                 found += self._lines(stream, None)
@@ -117,7 +118,7 @@ class LogStream:
         return len(self._sizes) if self._before == 0 else self._max_entries
 
 
-def _joined(pieces: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+def _joined(pieces: Iterable[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     """Neighbours of one stream as one piece."""
     joined: list[tuple[int, list[bytes]]] = []
     for stream, data in pieces:
