@@ -115,7 +115,7 @@ def test_a_page_shows_how_far_a_task_is_and_stops_it(example, page, nothing_left
         assert 0 < page.locator("#bar").evaluate("bar => bar.value") < 1
         expect(pi).to_have_text(re.compile(r"π ≈ 3\.1\d{4}"))
         page.screenshot(path=tmp_path / "progress.png")
-        expect(state).to_have_text("Done")
+        expect(state).to_have_text("Done", timeout=60_000)
         expect(pi).to_have_text(re.compile(r"π ≈ 3\.1[34]\d{3}"))
         page.get_by_label("Steps").fill("500")
         page.get_by_role("button", name="Start").click()
