@@ -132,7 +132,7 @@ def leaves_nothing(nothing_left) -> Iterator[None]:
     nothing_left()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium() as started:
         yield started
