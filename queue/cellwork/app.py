@@ -12,6 +12,7 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from celery.app.task import Task as CeleryTask
 from celery.utils import uuid
+from celery.utils.imports import symbol_by_name
 from kombu.exceptions import EncodeError
 from kombu.messaging import Producer
 
@@ -77,14 +78,15 @@ def configure(app: A, **given: Any) -> A:
     app.add_defaults(lambda: {key: value for key, value in DEFAULTS.items() if not _says(inner._conf, key)})
     app.add_defaults(lambda: {"cellwork": given})
     inner.on_after_configure.connect(broker.set_transport_options, weak=False)
-    base: Any = inner.task_cls
-    if base == "celery.app.task:Task":
+    # A name, as Celery's own default and, in a Django project, "celery.contrib.django.task:DjangoTask".
+    base: Any = symbol_by_name(inner.task_cls)
+    if base is CeleryTask:
         inner.task_cls = Task
     elif isinstance(base, type) and issubclass(base, CeleryTask):
         bases: tuple[Any, ...] = (Task, base)
         inner.task_cls = type(str(base.__name__), bases, {"__module__": base.__module__})
     else:
-        raise InvalidSetting(f"configure(app): task_cls={base!r} is not accepted; give the class itself")
+        raise InvalidSetting(f"configure(app): task_cls={base!r} is not accepted; give a class of tasks, or its name")
     inner.task = _checked_task(app, app.task)
     inner.send_task = _checked_send(app, app.send_task)
     adhoc.declare(app)

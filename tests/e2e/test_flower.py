@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import urllib.error
@@ -13,10 +12,11 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from browser import chromium
 from celery.exceptions import TimeLimitExceeded
 from conftest import PROJECT
 from e2e.test_up import free_port
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 from waiting import wait_until
 
 from cellwork.broker import Broker
@@ -67,13 +67,8 @@ def flower(worker, tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = shutil.which("chromium")
-    assert chromium, "no chromium; on Debian: scripts/browser.sh"
-    with sync_playwright() as playwright:
-        # Its sandbox needs user namespaces, which a container that runs tests may not have.
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture

@@ -207,6 +207,15 @@ def test_options_of_a_task_written_as_a_class_are_its_attributes(app):
     assert app.register_task(Parse()).cellwork_spec.memory == 5 << 20
 
 
+def test_the_base_class_of_an_apps_tasks_may_be_a_name_as_djangos_is():
+    django = Celery("django", set_as_current=False, task_cls="celery.contrib.django.task:DjangoTask")
+    task = configure(django).task(body, image="i")
+    assert callable(task.delay_on_commit)
+    assert task.cellwork_spec.image == "i"
+    with pytest.raises(InvalidSetting, match="give a class of tasks, or its name"):
+        configure(Celery("other", set_as_current=False, task_cls="os:getcwd"))
+
+
 def test_settings_come_from_file_call_and_environment_and_the_later_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cellwork.toml").write_text("[cellwork]\ninfra_retries = 1\nkill_grace = 1.5\nlog_tail_bytes = 10\n")

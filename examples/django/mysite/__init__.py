@@ -1,0 +1,5 @@
+"""Django loads the Celery application with the project, so that @shared_task finds it."""
+
+from .celery import app as celery_app
+
+__all__ = ["celery_app"]
