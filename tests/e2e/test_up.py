@@ -47,6 +47,7 @@ def test_up_starts_everything_and_ctrl_c_stops_it(engine, tmp_path, executor):
             env=env,
             stdout=out,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         wait_until(lambda: " ready." in log.read_text() or up.poll() is not None, timeout=60, what="the worker")
@@ -58,7 +59,8 @@ def test_up_starts_everything_and_ctrl_c_stops_it(engine, tmp_path, executor):
         children = psutil.Process(up.pid).children(recursive=True)
         assert len(children) >= 3, "Valkey, worker and Flower"
     finally:
-        up.send_signal(signal.SIGINT)
+        # A terminal sends Ctrl-C to all that were started in it.
+        os.killpg(up.pid, signal.SIGINT)
         assert up.wait(60) == 0, log.read_text()
     assert not [child for child in children if child.is_running()]
     text = log.read_text()
