@@ -2,6 +2,7 @@
 # Makes a Docker engine answer on this machine; leaves one that already answers alone.
 #
 #   scripts/engine.sh          start an engine if none answers (installs Debian's docker.io if there is none)
+#   scripts/engine.sh answers  say by the exit status whether one answers; changes nothing
 #   scripts/engine.sh stop     stop the engine that this script started, and no other
 set -eu
 
@@ -60,7 +61,7 @@ install_engine() {
 start() {
     ! answers || exit 0
     [ "$address" = "unix://$socket" ] ||
-        die "no engine answers at DOCKER_HOST=$address; start it, or unset DOCKER_HOST to use one on this machine"
+        die "no engine answers at DOCKER_HOST=$address; start it, or unset DOCKER_HOST: then Debian's docker.io is installed here"
     # dockerd lives in sbin, which is not on every user's PATH.
     PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
     command -v dockerd >/dev/null || install_engine
@@ -111,6 +112,7 @@ stop() {
 
 case ${1:-start} in
     start) start ;;
+    answers) answers ;;
     stop) stop ;;
-    *) die "usage: $0 [start|stop]" ;;
+    *) die "usage: $0 [start|answers|stop]" ;;
 esac

@@ -86,9 +86,7 @@ def demo(keep: bool, flower_port: int, as_json: bool) -> None:
     if not ok:
         raise click.ClickException("a task did not end as it should; see the table above")
     if not keep:
-        console.print(
-            "\nWorker and broker have ended, and their sandboxes are gone; --keep (make up) leaves them running."
-        )
+        console.print("\nAll of it has ended, and nothing is left running; with --keep (make up) it stays up.")
 
 
 def _prepare(console: Console) -> tuple[str, dict[str, str]]:

@@ -1,7 +1,7 @@
 """The embedded broker: ``python -m cellwork.cli.embedded PORT``.
 
-A process of its own, in a session of its own: a Ctrl-C in a terminal reaches all that runs there, and a broker that ends
-before its worker leaves what the worker would have removed. It ends with its standard input, and so with who started it.
+A process of its own, in a session of its own: a Ctrl-C in a terminal reaches all that runs there, and a worker whose
+broker ends first leaves what it would have removed. It ends with its standard input, and so with whoever started it.
 """
 
 import sys
