@@ -199,6 +199,8 @@ class Supervisor:
             case outcome.Success(value):
                 return value
             case outcome.Failure() as failure:
+                if (short := verdict.short_of_memory(launch, failure, reading.usage)) is not None:
+                    raise short
                 raise verdict.rebuild(failure, body.owns, body.named_exceptions)
             case outcome.RetryRequest() as asked:
                 error = asked.error
