@@ -217,6 +217,7 @@ PARSERS: dict[str, Callable[[object], object]] = {
     "memory_max": parse_bytes,
     "memory_swap": parse_bytes,
     "shm_size": parse_bytes,
+    "log_max": parse_bytes,
     "pids": _count(1),
     "gpus": _count(0),
     "env": _env,

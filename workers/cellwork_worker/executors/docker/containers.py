@@ -206,7 +206,9 @@ class Containers:
         try:
             declared = self._declared.of(image)
             driver = "json-file" if self.engine.podman else "local"
-            config = container_config(launch, self._log_max_bytes, holder, declared, driver)
+            # An adopted task's outcome is read from there, so never less than the setting.
+            kept = max(self._log_max_bytes, launch.spec.log_max or 0)
+            config = container_config(launch, kept, holder, declared, driver)
             made = client.create_container_from_config(config, launch.id, launch.spec.platform)
         except BaseException:
             if holder is not None:
