@@ -72,9 +72,9 @@ start() {
     began=$(date +%s)
     # Installing the package may have started one, which then only needs a moment.
     if ! running "$enginepid"; then
-        say "starting dockerd, log in $log"
         # A password is asked for here, where there is still a terminal.
         [ -z "$sudo" ] || as_root true
+        say "starting dockerd, log in $log"
         # A session of its own: the engine outlives this shell, its terminal and a Ctrl-C meant for another. And nothing of
         # this shell's stays open in it, or whoever reads this script through a pipe would wait for the engine's end.
         # A user who needed sudo also needs a socket they may open.
@@ -84,8 +84,9 @@ start() {
         ) &
         launched=$!
     fi
+    # Not kill -0: what sudo runs is root's, and may not be signalled by who called it.
     until answers; do
-        if [ $(($(date +%s) - began)) -ge 60 ] || { [ -n "${launched:-}" ] && ! kill -0 "$launched" 2>/dev/null; }; then
+        if [ $(($(date +%s) - began)) -ge 60 ] || { [ -n "${launched:-}" ] && ! [ -e "/proc/$launched" ]; }; then
             grep -v module=grpc "$log" | tail -n 10 >&2
             die "dockerd does not answer (see above and $log); docker.io is installed, so try it by hand: dockerd --debug"
         fi
