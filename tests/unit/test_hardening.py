@@ -66,6 +66,16 @@ def test_dangerous_mounts_are_never_allowed(volume):
         check("t", spec(volumes=[volume]), Policy(volumes=("/",)))
 
 
+def test_a_link_in_an_allowed_folder_leads_nowhere_else(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "out").symlink_to("/etc")
+    (tmp_path / "data" / "in").symlink_to(tmp_path / "data")
+    allowed = Policy(volumes=(str(tmp_path / "data"),))
+    with pytest.raises(PolicyViolation, match="is not allowed on this worker"):
+        check("t", spec(volumes=[f"{tmp_path}/data/out:/out"]), allowed)
+    check("t", spec(volumes=[f"{tmp_path}/data/in:/in"]), allowed)
+
+
 def test_host_folders_need_an_entry_in_the_policy():
     with pytest.raises(PolicyViolation, match="allowed folders: none"):
         check("t", spec(volumes=["/data/in:/in:ro"]), Policy())

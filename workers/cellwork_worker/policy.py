@@ -239,6 +239,12 @@ def _check_network(task: str, network: str, policy: Policy) -> None:
     _allow(task, "network", network, policy.networks)
 
 
+def _within(path: PurePosixPath, folder: str) -> bool:
+    """By its name, and where it leads: a task that may write there could have left a link. On another host's engine
+    there is nothing to look at, and the name alone counts."""
+    return path.is_relative_to(folder) and Path(path).resolve().is_relative_to(Path(folder).resolve())
+
+
 def _check_volume(task: str, volume: str, allowed: tuple[str, ...]) -> None:
     source = volume.split(":")[0]
     path = PurePosixPath(source)
@@ -248,7 +254,7 @@ def _check_volume(task: str, volume: str, allowed: tuple[str, ...]) -> None:
         )
     if not path.is_absolute():
         _allow(task, "volumes", source, allowed)
-    elif not any(glob.startswith("/") and path.is_relative_to(glob) for glob in allowed):
+    elif not any(glob.startswith("/") and _within(path, glob) for glob in allowed):
         raise PolicyViolation(
             f"task {task}: volumes={volume!r} is not allowed on this worker; allowed folders: "
             f"{', '.join(allowed) or 'none'} ([cellwork.policy] in cellwork.toml)"
