@@ -59,7 +59,10 @@ def lost(launch: Launch, exit_: Exit, tail: bytes) -> CellworkError | TimeLimitE
         # Not a loss: it would run into the same deadline again.
         return TimeLimitExceeded(f"{where} ran into the deadline of its sandbox{detail}")
     if exit_.killed or _stopped(launch, exit_):
-        return SandboxLost(f"{where} was killed from outside{detail}, not by this worker")
+        return SandboxLost(
+            f"{where} was killed from outside{detail}, not by this worker: by somebody, or by a host that ran short of "
+            f"memory itself; its events say more (docker events or kubectl get events, dmesg)"
+        )
     if exit_.unseen and exit_.code == 0:
         return SandboxLost(f"{where} ended while the engine was away, and its outcome went with what it printed last")
     if exit_.adopted and exit_.code == _NO_PAYLOAD and launch.payload is not None and not tail:

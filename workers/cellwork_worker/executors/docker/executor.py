@@ -301,7 +301,8 @@ class DockerExecutor:
             if sandbox.doubled:
                 return Exit()
             raise SandboxLost(
-                f"task {launch.task}: sandbox {launch.id} was removed while it ran, by something other than this worker"
+                f"task {launch.task}: sandbox {launch.id} was removed while it ran, by something other than this "
+                f"worker (docker rm, another program of its host); its engine's events say more: docker events"
             ) from None
         code = state["ExitCode"]
         return Exit(code=code, oom=state["OOMKilled"], killed=code == _KILLED, detail=state.get("Error") or "")
