@@ -22,7 +22,8 @@ venv: $(STAMP)  ## .venv with cellwork, editable, and the development tools
 $(STAMP): pyproject.toml
 	@[ -x $(VENV)/bin/pip ] || $(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(install-venv-module); }
 	@[ -x $(VENV)/bin/pip ] || $(PYTHON) -m venv --clear $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo 'venv: installing cellwork and its tools into $(VENV); a minute or two, once' >&2
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 .PHONY: engine

@@ -71,7 +71,8 @@ mirror() {
 # Needs no root, changes nothing on the machine, and apt checks the signature.
 debian_package() {
     local directory
-    directory=$(mktemp -d -p "$work")
+    # Where this function is a condition, `set -e` is off; without the folder, the package would land in the checkout.
+    directory=$(mktemp -d -p "$work") || return
     (cd "$directory" && quietly apt-get download "$1" && dpkg-deb -x ./*.deb "$2")
 }
 

@@ -2,6 +2,7 @@
 # Makes a Docker engine answer on this machine; leaves one that already answers alone.
 #
 #   scripts/engine.sh          start an engine if none answers (installs Debian's docker.io if there is none)
+#   scripts/engine.sh answers  say by the exit status whether one answers; changes nothing
 #   scripts/engine.sh stop     stop the engine that this script started, and no other
 set -eu
 
@@ -60,7 +61,7 @@ install_engine() {
 start() {
     ! answers || exit 0
     [ "$address" = "unix://$socket" ] ||
-        die "no engine answers at DOCKER_HOST=$address; start it, or unset DOCKER_HOST to use one on this machine"
+        die "no engine answers at DOCKER_HOST=$address; start it, or unset DOCKER_HOST: then Debian's docker.io is installed here"
     # dockerd lives in sbin, which is not on every user's PATH.
     PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
     command -v dockerd >/dev/null || install_engine
@@ -71,9 +72,9 @@ start() {
     began=$(date +%s)
     # Installing the package may have started one, which then only needs a moment.
     if ! running "$enginepid"; then
-        say "starting dockerd, log in $log"
         # A password is asked for here, where there is still a terminal.
         [ -z "$sudo" ] || as_root true
+        say "starting dockerd, log in $log"
         # A session of its own: the engine outlives this shell, its terminal and a Ctrl-C meant for another. And nothing of
         # this shell's stays open in it, or whoever reads this script through a pipe would wait for the engine's end.
         # A user who needed sudo also needs a socket they may open.
@@ -83,8 +84,9 @@ start() {
         ) &
         launched=$!
     fi
+    # Not kill -0: what sudo runs is root's, and may not be signalled by who called it.
     until answers; do
-        if [ $(($(date +%s) - began)) -ge 60 ] || { [ -n "${launched:-}" ] && ! kill -0 "$launched" 2>/dev/null; }; then
+        if [ $(($(date +%s) - began)) -ge 60 ] || { [ -n "${launched:-}" ] && ! [ -e "/proc/$launched" ]; }; then
             grep -v module=grpc "$log" | tail -n 10 >&2
             die "dockerd does not answer (see above and $log); docker.io is installed, so try it by hand: dockerd --debug"
         fi
@@ -111,6 +113,7 @@ stop() {
 
 case ${1:-start} in
     start) start ;;
+    answers) answers ;;
     stop) stop ;;
-    *) die "usage: $0 [start|stop]" ;;
+    *) die "usage: $0 [start|answers|stop]" ;;
 esac

@@ -21,7 +21,7 @@ from . import spec as specs
 from .arguments import invalid_argument
 from .errors import InvalidSetting
 from .spec import FIELDS, ContainerSpec
-from .task import Task, check_declaration
+from .task import Task, check_declaration, sandboxed
 
 A = TypeVar("A", bound=Celery)
 
@@ -50,7 +50,7 @@ _JSON_ONLY = ("task_serializer", "result_serializer", "accept_content", "result_
 
 
 def configure(app: A, **given: Any) -> A:
-    """Make `app` run its tasks in sandboxes. Call it where the app is made, before its tasks are declared.
+    """Make `app` run its tasks in sandboxes. Call it where the app is made; tasks declared before are checked here.
 
     The app's own settings stay and win, whether they are made before or after.
 
@@ -59,7 +59,8 @@ def configure(app: A, **given: Any) -> A:
         **given: settings (`cellwork.settings.Settings`), for this app.
 
     Raises:
-        InvalidSetting: one of them is unknown or wrong, or tasks were declared before.
+        InvalidSetting: one of them is unknown or wrong, or tasks declared before were used already.
+        InvalidSpec: of a task that was declared before.
     """
     settings.check(given)
     if getattr(app, "_cellwork", False):
@@ -68,23 +69,26 @@ def configure(app: A, **given: Any) -> A:
         return app
     # Private parts of Celery, and attributes that it does not declare: Any says so to the type checker.
     inner: Any = app
-    declared = [name for name in inner._tasks if not name.startswith("celery.")]
-    if declared or inner._pending:
-        what = ", ".join(declared) or f"{len(inner._pending)} tasks"
-        raise InvalidSetting(f"configure(app) comes too late: {what} declared before; call it right after Celery(…)")
+    if used := [name for name in inner._tasks if not name.startswith("celery.")]:
+        raise InvalidSetting(
+            f"configure(app) comes too late: {', '.join(used)} was declared before, and used already; call it right "
+            f"after Celery(…)"
+        )
+    _adopt_pending(inner)
     inner._cellwork = True
     broker.register_transport()
     # Evaluated once Celery has read the user's settings: what those say is left out.
     app.add_defaults(lambda: {key: value for key, value in DEFAULTS.items() if not _says(inner._conf, key)})
     app.add_defaults(lambda: {"cellwork": given})
     inner.on_after_configure.connect(broker.set_transport_options, weak=False)
+    # Where somebody has asked for `app.Task`, it was made of the class before.
+    vars(inner).pop("Task", None)
     # A name, as Celery's own default and, in a Django project, "celery.contrib.django.task:DjangoTask".
     base: Any = symbol_by_name(inner.task_cls)
     if base is CeleryTask:
         inner.task_cls = Task
     elif isinstance(base, type) and issubclass(base, CeleryTask):
-        bases: tuple[Any, ...] = (Task, base)
-        inner.task_cls = type(str(base.__name__), bases, {"__module__": base.__module__})
+        inner.task_cls = sandboxed(base)
     else:
         raise InvalidSetting(f"configure(app): task_cls={base!r} is not accepted; give a class of tasks, or its name")
     inner.task = _checked_task(app, app.task)
@@ -113,6 +117,22 @@ def require_json(app: Celery) -> None:
         other = [kind for kind in kinds if kind not in ("json", "application/json")]
         if other:
             raise InvalidSetting(f"{name}={value!r} is not accepted: with cellwork, messages and results are json only")
+
+
+def _adopt_pending(app: Any) -> None:
+    """Check the tasks that were declared before: Celery makes them from their options when somebody uses them.
+
+    Raises:
+        InvalidSpec: of one of them.
+    """
+    for proxy in app._pending:
+        (function,) = object.__getattribute__(proxy, "_Proxy__args")
+        options = object.__getattribute__(proxy, "_Proxy__kwargs")
+        name = options.get("name") or app.gen_task_name(function.__name__, function.__module__)
+        # In place: whoever makes the task, this app or one that shares it, reads these.
+        checked = check_declaration(function, name, options)
+        options.clear()
+        options.update(checked)
 
 
 def _checked_task(app: Celery, declare: Callable[..., Any]) -> Callable[..., Any]:

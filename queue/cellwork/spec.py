@@ -65,6 +65,8 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     stop_signal: str | None = None
     #: Seconds between the stop signal and the kill.
     stop_grace: float | None = None
+    #: Bytes of its output that are kept: in Redis, and by the engine, which never keeps less than its worker's setting.
+    log_max: int | None = None
     #: Seconds until the sandbox must be running, a pull included.
     start_timeout: float | None = None
     #: ``ship``: the source travels with the task. ``image``: the image carries it.

@@ -13,6 +13,14 @@ from .quantity import BYTES_ACCEPTED, CPUS_ACCEPTED, parse_bytes, parse_cpus
 _SECONDS = "a number of seconds greater than 0"
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_PLATFORM = re.compile(r"[a-z0-9]+(/[a-z0-9_]+){0,2}")
+_ULIMITS = frozenset(
+    {
+        "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
+        "rttime", "sigpending", "stack",
+    }
+)  # fmt: skip
 _IMAGE = re.compile(r"[a-z0-9][\w./:@+-]*", re.ASCII)
 
 
@@ -72,6 +80,72 @@ def _fair_key(value: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 200 or not value.isprintable():
         raise ValueError("up to 200 printable characters, such as the name of a tenant")
     return value
+
+
+def _path(value: object) -> str:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise ValueError('an absolute path, such as "/srv"')
+    return value
+
+
+def _matching(pattern: re.Pattern[str], accepted: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise ValueError(accepted)
+        return value
+
+    return parse
+
+
+def _volumes(value: object) -> tuple[str, ...]:
+    accepted = 'volumes as docker run takes them, such as "/srv/data:/data:ro" or "cache:/cache"'
+    for volume in (words := _words(value)):
+        source, _, rest = volume.partition(":")
+        if not source or not rest.startswith("/"):
+            raise ValueError(accepted)
+    return words
+
+
+def _devices(value: object) -> tuple[str, ...]:
+    words = _words(value)
+    if not all(word.startswith("/") for word in words):
+        raise ValueError('devices as docker run takes them, such as "/dev/fuse" or "/dev/sda:/dev/xvda:r"')
+    return words
+
+
+def _address(value: object) -> str:
+    import ipaddress  # only where it is needed: a producer that asks for no such thing does not wait for it
+
+    return str(ipaddress.ip_address(value if isinstance(value, str) else ""))
+
+
+def _dns(value: object) -> tuple[str, ...]:
+    try:
+        return tuple(_address(word) for word in _words(value))
+    except ValueError:
+        raise ValueError('addresses of name servers, such as ["10.0.0.53"]') from None
+
+
+def _hosts(value: object) -> dict[str, str]:
+    accepted = 'a mapping of host names to addresses, such as {"db": "10.0.0.5"}, or to "host-gateway"'
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) and name for name in value):
+        raise ValueError(accepted)
+    try:
+        return {name: at if at == "host-gateway" else _address(at) for name, at in value.items()}
+    except ValueError:
+        raise ValueError(accepted) from None
+
+
+def _ulimits(value: object) -> dict[str, object]:
+    accepted = f"a mapping of names ({', '.join(sorted(_ULIMITS))}) to a limit or to (soft, hard); -1 is none"
+    if not isinstance(value, Mapping) or not value.keys() <= _ULIMITS:
+        raise ValueError(accepted)
+    for limit in value.values():
+        pair = tuple(limit) if isinstance(limit, list | tuple) else (limit, limit)
+        whole = len(pair) == 2 and all(isinstance(n, int) and not isinstance(n, bool) and n >= -1 for n in pair)
+        if not whole or (pair[0] > pair[1] >= 0) or (pair[0] == -1 and pair[1] >= 0):
+            raise ValueError(accepted)
+    return dict(value)
 
 
 def _tmpfs(value: object) -> dict[str, int]:
@@ -143,6 +217,7 @@ PARSERS: dict[str, Callable[[object], object]] = {
     "memory_max": parse_bytes,
     "memory_swap": parse_bytes,
     "shm_size": parse_bytes,
+    "log_max": parse_bytes,
     "pids": _count(1),
     "gpus": _count(0),
     "env": _env,
@@ -150,10 +225,15 @@ PARSERS: dict[str, Callable[[object], object]] = {
     "user": _user,
     "tmpfs": _tmpfs,
     "entrypoint": _words,
-    "devices": _words,
+    "devices": _devices,
     "preload": _words,
-    "dns": _words,
-    "volumes": _words,
+    "dns": _dns,
+    "extra_hosts": _hosts,
+    "hostname": _matching(_HOSTNAME, "a host name of up to 63 letters, digits and -"),
+    "platform": _matching(_PLATFORM, 'a platform, such as "linux/amd64"'),
+    "ulimits": _ulimits,
+    "workdir": _path,
+    "volumes": _volumes,
     "stop_grace": _positive,
     "stop_signal": _signal,
     "start_timeout": _positive,
@@ -177,8 +257,6 @@ ACCEPTED: dict[str, str] = {
     "cpus": CPUS_ACCEPTED,
     "memory": BYTES_ACCEPTED,
     "memory_max": BYTES_ACCEPTED,
-    "ulimits": "a mapping of names to a limit or to (soft, hard)",
-    "extra_hosts": "a mapping of host names to addresses",
     "labels": "a mapping of strings to strings",
     "annotations": "a mapping of strings to strings",
     "node_selector": "a mapping of the labels that a node must have",

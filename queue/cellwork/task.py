@@ -41,10 +41,18 @@ class Task(CeleryTask):  # type: ignore[type-arg]
         said = {name: value for name in FIELDS if (value := _attribute(cls, name)) is not None}
         if said:
             declared = specs.parse(str(cls.name or cls.__name__), said)
-            cls.cellwork_spec = specs.merge(cls.cellwork_spec, declared)
-            if isinstance(said.get("image"), Image):
+            # What ``@app.task(…)`` says of this one task wins over the attributes of its base class.
+            own = "cellwork_spec" in vars(cls)
+            both = (declared, cls.cellwork_spec) if own else (cls.cellwork_spec, declared)
+            cls.cellwork_spec = specs.merge(*both)
+            if isinstance(said.get("image"), Image) and cls.cellwork_spec.image == said["image"].tag:
                 cls.cellwork_image = said["image"]
         return super().bind(app)
+
+
+def sandboxed(base: Any) -> Any:
+    """A class of the user's for tasks, as one of ours."""
+    return base if issubclass(base, Task) else type(base.__name__, (Task, base), {"__module__": base.__module__})
 
 
 def _attribute(cls: type, name: str) -> Any:
@@ -73,6 +81,8 @@ def check_declaration(function: Callable[..., Any], name: str, options: Mapping[
     # Celery's own tasks (celery.chord …) are glue that runs in the worker.
     if spec.executor != "inline" and not name.startswith("celery."):
         _check_body(function, name)
+    if isinstance(others.get("base"), type):
+        others["base"] = sandboxed(others["base"])
     built = {"cellwork_image": said["image"]} if isinstance(said.get("image"), Image) else {}
     return {**others, **built, "cellwork_spec": spec}
 

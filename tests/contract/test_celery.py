@@ -50,6 +50,23 @@ def test_the_tracer_calls_run_as_it_is_when_it_is_built():
     assert trace("an-id", (), {}, {"is_eager": True, "delivery_info": {}}).retval == "replaced"
 
 
+def test_a_declared_task_waits_with_its_function_and_its_options_until_it_is_used():
+    app = Celery(set_as_current=False)
+    options = {"name": "waits", "max_retries": 1}
+
+    def body():
+        return "real"
+
+    function = app.task(shared=False, **options)(body)
+    (proxy,) = app._pending
+    assert proxy is function
+    assert object.__getattribute__(proxy, "_Proxy__args") == (body,)
+    waiting = object.__getattribute__(proxy, "_Proxy__kwargs")
+    assert waiting == options
+    waiting["max_retries"] = 2
+    assert function.max_retries == 2
+
+
 def test_the_pool_is_given_a_semaphore_and_the_workers_name():
     source = inspect.getsource(components.Pool.create)
     assert "semaphore=semaphore" in source

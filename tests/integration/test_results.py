@@ -154,6 +154,14 @@ def test_a_body_that_eats_its_memory_is_out_of_memory(hostile):
         hostile.eats_memory.delay().get(timeout=TIMEOUT)
 
 
+def test_a_body_whose_child_is_killed_for_memory_is_out_of_memory_where_it_fails_of_that(hostile):
+    with pytest.raises(OutOfMemory, match=r"limit of 64 MiB \(it used 6.* MiB at most\).*CalledProcessError") as caught:
+        hostile.feeds_a_child.apply_async((200, True), memory="64m").get(timeout=TIMEOUT)
+    assert "memory=…" in str(caught.value)
+    assert hostile.feeds_a_child.apply_async((200, False), memory="64m").get(timeout=TIMEOUT) == -9
+    assert hostile.feeds_a_child.apply_async((200, True), memory="64m", memory_max="512m").get(timeout=TIMEOUT) == 0
+
+
 def test_the_limit_can_be_given_per_call(tasks):
     assert tasks.where.apply_async(memory="64Mi").get(timeout=TIMEOUT)["memory"] == 64 << 20
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, chain
+from celery.app.task import Task as CeleryTask
 
 from cellwork import command, configure
 from cellwork.errors import InvalidArgument, InvalidSetting, InvalidSpec
@@ -63,11 +64,51 @@ def test_configuring_twice_is_configuring_once(app):
     assert sent(app)["cellwork"]["spec"] == {"memory": 1 << 20}
 
 
-def test_configuring_after_tasks_were_declared_is_refused():
+def test_tasks_that_were_declared_before_are_as_those_that_are_declared_after():
+    app = Celery("unit", broker="memory://", backend="cache+memory://", set_as_current=False)
+    old = app.Task
+    declared = app.task(name="early", memory="3m", rate_limit="5/s")(body)
+    plain = app.task(body)
+    configure(app)
+    assert declared.cellwork_spec.memory == 3 << 20
+    assert declared.rate_limit == "5/s"
+    assert isinstance(declared, app.Task)
+    assert not isinstance(app.tasks[plain.name], (old,))
+    declared.apply_async(cpus=2)
+    assert sent(app)["cellwork"]["spec"] == {"cpus": 2.0}
+
+
+def test_a_bad_task_that_was_declared_before_is_refused_by_configure():
     app = Celery("x", set_as_current=False)
-    app.task(body)
-    with pytest.raises(InvalidSetting, match="too late"):
+    app.task(name="shop.parse", imge="x")(body)
+    with pytest.raises(InvalidSpec, match=r"task shop\.parse: unknown option imge='x'; did you mean image"):
         configure(app)
+
+
+def test_configuring_after_a_task_was_used_is_refused():
+    app = Celery("x", set_as_current=False)
+    assert app.task(name="shop.parse")(body).name == "shop.parse"
+    with pytest.raises(InvalidSetting, match=r"too late: shop\.parse was declared before, and used already"):
+        configure(app)
+
+
+class Base(CeleryTask):
+    """A base class of an application that knew nothing of sandboxes."""
+
+    abstract = True
+    memory = "7m"
+    cpus = 3
+
+    def greeting(self) -> str:
+        return "hello"
+
+
+def test_a_base_class_of_celerys_gives_its_options_and_the_tasks_own_win(app):
+    declared = app.task(name="shop.parse", base=Base, cpus=2)(body)
+    assert (declared.cellwork_spec.memory, declared.cellwork_spec.cpus) == (7 << 20, 2.0)
+    assert declared.greeting() == "hello"
+    assert isinstance(declared, Base)
+    assert declared.Request == "cellwork_worker.request:Request"
 
 
 def test_anything_but_json_is_refused(app):
@@ -89,6 +130,16 @@ def test_anything_but_json_is_refused(app):
         ({"image": "no spaces please"}, "image='no spaces please'"),
         ({"pids": 0}, "pids=0"),
         ({"read_only": "yes"}, "read_only='yes' is not accepted; read_only takes True or False"),
+        ({"volumes": "data"}, "volumes='data' is not accepted; volumes takes volumes as docker run takes them"),
+        ({"volumes": ["/data:data"]}, "volumes="),
+        ({"devices": ["fuse"]}, "devices=['fuse'] is not accepted"),
+        ({"dns": "nonsense"}, "dns='nonsense' is not accepted; dns takes addresses of name servers"),
+        ({"extra_hosts": {"db": "there"}}, "extra_hosts={'db': 'there'} is not accepted"),
+        ({"hostname": "bad host!"}, "hostname='bad host!' is not accepted; hostname takes a host name"),
+        ({"platform": "linux arm"}, "platform='linux arm' is not accepted"),
+        ({"ulimits": {"files": 3}}, "ulimits={'files': 3} is not accepted; ulimits takes a mapping of names (core,"),
+        ({"ulimits": {"nofile": (9, 3)}}, "ulimits="),
+        ({"workdir": "srv"}, "workdir='srv' is not accepted; workdir takes an absolute path"),
         ({"time_limit": -3}, "time_limit=-3"),
         ({"time_limit": 1, "soft_time_limit": 2}, "soft_time_limit=2 is longer"),
     ],

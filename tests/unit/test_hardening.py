@@ -66,6 +66,16 @@ def test_dangerous_mounts_are_never_allowed(volume):
         check("t", spec(volumes=[volume]), Policy(volumes=("/",)))
 
 
+def test_a_link_in_an_allowed_folder_leads_nowhere_else(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "out").symlink_to("/etc")
+    (tmp_path / "data" / "in").symlink_to(tmp_path / "data")
+    allowed = Policy(volumes=(str(tmp_path / "data"),))
+    with pytest.raises(PolicyViolation, match="is not allowed on this worker"):
+        check("t", spec(volumes=[f"{tmp_path}/data/out:/out"]), allowed)
+    check("t", spec(volumes=[f"{tmp_path}/data/in:/in"]), allowed)
+
+
 def test_host_folders_need_an_entry_in_the_policy():
     with pytest.raises(PolicyViolation, match="allowed folders: none"):
         check("t", spec(volumes=["/data/in:/in:ro"]), Policy())
@@ -166,6 +176,16 @@ def test_a_sandboxs_name_is_the_same_wherever_it_is_made_and_safe_for_any_task_i
         ({"max_shm_size": "32m"}, {}, r"shm_size=64 MiB is more than this worker allows \(32 MiB\)"),
         ({"max_tmpfs": "1g"}, {"tmpfs": {"/big": "2g"}}, "tmpfs=2 GiB is more"),
         ({"max_memory": "256m"}, {}, "memory=512 MiB is more"),
+        (
+            {"max_memory_swap": "1g"},
+            {"memory_swap": "2g"},
+            r"memory_swap=2 GiB is more than this worker allows \(1 GiB\)",
+        ),
+        ({}, {"log_max": "1g"}, r"log_max=1 GiB is more than this worker allows \(64 MiB\)"),
+        ({}, {"ulimits": {"nofile": 100_000}}, r"ulimits=nofile: 100000 is more than this worker allows \(65536\)"),
+        ({}, {"ulimits": {"nofile": (9, -1)}}, "ulimits=nofile"),
+        ({"max_ulimits": {"nproc": 10}}, {"ulimits": {"nproc": 11}}, "ulimits=nproc: 11 is more"),
+        ({"writable_root": False}, {"read_only": False}, "read_only=False is not allowed.*tmpfs="),
     ],
 )
 def test_the_policy_refuses_what_it_does_not_give(given, options, refused):

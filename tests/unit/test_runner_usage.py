@@ -47,11 +47,12 @@ def test_version_1_of_control_groups_is_read(tmp_path):
             "cpuacct/cpuacct.usage": f"{int(12_345.5e9)}\n",
             "memory/memory.max_usage_in_bytes": f"{70_003 * MIB}\n",
             "memory/memory.stat": f"inactive_file 7\ntotal_inactive_file {2 * MIB}\ntotal_active_file {MIB}\n",
+            "memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
             "blkio/blkio.throttle.io_service_bytes": "8:0 Read 4096\n8:0 Write 100\n8:0 Total 4196\n"
             "9:0 Read 8192\nTotal 12388\n",
         },
     )
-    assert usage.measure(2.0, root, proc(tmp_path), own=True) == EXPECTED
+    assert usage.measure(2.0, root, proc(tmp_path), own=True) == EXPECTED | {"oom_kills": 2}
 
 
 def test_version_2_of_control_groups_is_read(tmp_path):
@@ -61,10 +62,11 @@ def test_version_2_of_control_groups_is_read(tmp_path):
             "cpu.stat": f"usage_usec {int(12_345.5e6)}\nuser_usec 1\n",
             "memory.peak": f"{70_003 * MIB}\n",
             "memory.stat": f"anon 5\ninactive_file {2 * MIB}\nactive_file {MIB}\n",
+            "memory.events": "low 0\nhigh 0\nmax 9\noom 1\noom_kill 2\n",
             "io.stat": "8:0 rbytes=4096 wbytes=100 rios=1 wios=1 dbytes=0 dios=0\n9:0 rbytes=8192 wbytes=0\n",
         },
     )
-    assert usage.measure(2.0, root, proc(tmp_path), own=True) == EXPECTED
+    assert usage.measure(2.0, root, proc(tmp_path), own=True) == EXPECTED | {"oom_kills": 2}
 
 
 def test_where_the_kernel_shows_nothing_the_processes_own_figures_are_told(tmp_path):

@@ -179,3 +179,8 @@ def test_a_sandbox_that_never_got_its_task_is_lost_and_only_where_its_first_work
     # A body that leaves with the same status.
     for ended, tail in ((Exit(code=75), b""), (Exit(code=75, adopted=True), b"printed")):
         assert not verdict.lost(launch, ended, tail).infrastructure
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"oom_kills": 0}, {"oom_kills": "9"}, {"oom_kills": [1]}, "killed"])
+def test_a_body_that_raised_was_not_short_of_memory_unless_its_runner_says_so(usage):
+    assert verdict.short_of_memory(LAUNCH, Failure("builtins.ValueError"), usage) is None

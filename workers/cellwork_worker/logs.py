@@ -80,9 +80,15 @@ class Logs:
         self._closing = False
         self._thread: threading.Thread | None = None
 
-    def open(self, task_id: str, sandbox: str, attempt: int) -> SandboxLog:
-        """The log of a sandbox. Costs nothing until something is printed. `attempt`: Celery's count of retries."""
-        limits = (self._settings.log_stream_bytes, self._settings.log_stream_entries)
+    def open(self, task_id: str, sandbox: str, attempt: int, most: int | None = None) -> SandboxLog:
+        """The log of a sandbox. Costs nothing until something is printed.
+
+        Args:
+            task_id, sandbox: whose.
+            attempt: Celery's count of retries.
+            most: bytes that are kept; None: the setting's.
+        """
+        limits = (most or self._settings.log_stream_bytes, self._settings.log_stream_entries)
         return SandboxLog(None if self._client is None else self, task_id, LogStream(sandbox, attempt, *limits))
 
     def put(self, log: SandboxLog, stream: int, data: bytes) -> None:

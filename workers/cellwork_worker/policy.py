@@ -54,9 +54,17 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_tmpfs: int | None = None
     max_pids: int | None = 4096
     max_gpus: int = 0
+    #: Of memory and swap together.
+    max_memory_swap: int | None = None
+    #: Of a task's output, in Redis and on the engine's disk.
+    max_log: int | None = 64 << 20
+    #: By name. The kernel's table of open files is the host's, for all that run there.
+    max_ulimits: dict[str, int] = msgspec.field(default_factory=lambda: {"nofile": 65536})
+    #: Whether a task may say read_only=False: what it then writes is on the host's disk, with no limit.
+    writable_root: bool = True
 
 
-_SIZES = ("max_memory", "max_shm_size", "max_tmpfs")
+_SIZES = ("max_memory", "max_memory_swap", "max_shm_size", "max_tmpfs", "max_log")
 
 
 def load(given: Mapping[str, Any]) -> Policy:
@@ -108,7 +116,9 @@ def describe(policy: Policy) -> dict[str, str]:
         f"{'allowed' if policy.pod_templates else 'refused'}",
         "most": f"{policy.max_cpus or 'any number of'} cpus, {size(policy.max_memory)} memory, "
         f"{size(policy.max_shm_size)} shm_size, {size(policy.max_tmpfs)} a tmpfs, {policy.max_pids or 'any'} pids, "
-        f"{policy.max_gpus} gpus",
+        f"{policy.max_gpus} gpus, {size(policy.max_memory_swap)} memory_swap, {size(policy.max_log)} of output",
+        "ulimits": ", ".join(f"{name} up to {most}" for name, most in policy.max_ulimits.items()) or "any",
+        "disk": "tasks may write to it (read_only=False)" if policy.writable_root else "no task may write to it",
         "never": "privileged, capabilities, new privileges, the host's namespaces",
     }
 
@@ -153,10 +163,25 @@ def check(task: str, spec: ContainerSpec, policy: Policy) -> None:
         # Whatever the globs say: it would switch the protection off.
         _allow(task, "apparmor", spec.apparmor, () if spec.apparmor == "unconfined" else policy.apparmor)
     _check_pod(task, spec, policy)
+    _check_sizes(task, spec, policy)
+
+
+def _check_sizes(task: str, spec: ContainerSpec, policy: Policy) -> None:
+    if spec.read_only is False and not policy.writable_root:
+        raise PolicyViolation(
+            f"task {task}: read_only=False is not allowed on this worker (writable_root = false in [cellwork.policy]); "
+            f"a folder in memory can be written: tmpfs={{path: size}}"
+        )
+    for name, limit in (spec.ulimits or {}).items():
+        most = policy.max_ulimits.get(name)
+        if most is not None and not all(0 <= one <= most for one in (limit if isinstance(limit, tuple) else (limit,))):
+            raise PolicyViolation(f"task {task}: ulimits={name}: {limit} is more than this worker allows ({most})")
     ceilings: tuple[tuple[str, Any, Any, Callable[[Any], str]], ...] = (
         ("cpus", spec.cpus, policy.max_cpus, str),
         ("memory", spec.memory, policy.max_memory, format_bytes),
         ("memory_max", spec.memory_max, policy.max_memory, format_bytes),
+        ("memory_swap", spec.memory_swap, policy.max_memory_swap, format_bytes),
+        ("log_max", spec.log_max, policy.max_log, format_bytes),
         ("shm_size", spec.shm_size, policy.max_shm_size, format_bytes),
         ("tmpfs", max((spec.tmpfs or {}).values(), default=None), policy.max_tmpfs, format_bytes),
         ("pids", spec.pids, policy.max_pids, str),
@@ -214,6 +239,12 @@ def _check_network(task: str, network: str, policy: Policy) -> None:
     _allow(task, "network", network, policy.networks)
 
 
+def _within(path: PurePosixPath, folder: str) -> bool:
+    """By its name, and where it leads: a task that may write there could have left a link. On another host's engine
+    there is nothing to look at, and the name alone counts."""
+    return path.is_relative_to(folder) and Path(path).resolve().is_relative_to(Path(folder).resolve())
+
+
 def _check_volume(task: str, volume: str, allowed: tuple[str, ...]) -> None:
     source = volume.split(":")[0]
     path = PurePosixPath(source)
@@ -223,7 +254,7 @@ def _check_volume(task: str, volume: str, allowed: tuple[str, ...]) -> None:
         )
     if not path.is_absolute():
         _allow(task, "volumes", source, allowed)
-    elif not any(glob.startswith("/") and path.is_relative_to(glob) for glob in allowed):
+    elif not any(glob.startswith("/") and _within(path, glob) for glob in allowed):
         raise PolicyViolation(
             f"task {task}: volumes={volume!r} is not allowed on this worker; allowed folders: "
             f"{', '.join(allowed) or 'none'} ([cellwork.policy] in cellwork.toml)"

@@ -160,7 +160,7 @@ class Supervisor:
             return reading.emit(stream, chunk)
 
         nonce = self._nonce(launch.id) if launch.payload is not None else None
-        log = self._logs.open(job.id, launch.id, int(body.request.retries or 0))
+        log = self._logs.open(job.id, launch.id, int(body.request.retries or 0), launch.spec.log_max)
         redaction = Redaction(self._secrets(body.name, launch.spec).values())
         reading = Reading(launch.id, nonce, self._settings, on_state, log, redaction)
         job.soft_signal = SIGTERM if body.is_command else None
@@ -199,6 +199,8 @@ class Supervisor:
             case outcome.Success(value):
                 return value
             case outcome.Failure() as failure:
+                if (short := verdict.short_of_memory(launch, failure, reading.usage)) is not None:
+                    raise short
                 raise verdict.rebuild(failure, body.owns, body.named_exceptions)
             case outcome.RetryRequest() as asked:
                 error = asked.error

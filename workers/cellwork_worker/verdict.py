@@ -52,14 +52,17 @@ def lost(launch: Launch, exit_: Exit, tail: bytes) -> CellworkError | TimeLimitE
     detail = f" ({exit_.detail})" if exit_.detail else ""
     if exit_.oom:
         return OutOfMemory(
-            f"{where} was killed for memory at its limit of {format_bytes(launch.spec.memory or 0)}; "
-            f"give it more: memory=…"
+            f"{where} was killed for memory at its limit of {format_bytes(launch.spec.memory or 0)}, all of which it "
+            f"used; give it more: memory=…"
         )
     if exit_.late:
         # Not a loss: it would run into the same deadline again.
         return TimeLimitExceeded(f"{where} ran into the deadline of its sandbox{detail}")
     if exit_.killed or _stopped(launch, exit_):
-        return SandboxLost(f"{where} was killed from outside{detail}, not by this worker")
+        return SandboxLost(
+            f"{where} was killed from outside{detail}, not by this worker: by somebody, or by a host that ran short of "
+            f"memory itself; its events say more (docker events or kubectl get events, dmesg)"
+        )
     if exit_.unseen and exit_.code == 0:
         return SandboxLost(f"{where} ended while the engine was away, and its outcome went with what it printed last")
     if exit_.adopted and exit_.code == _NO_PAYLOAD and launch.payload is not None and not tail:
@@ -114,6 +117,26 @@ def error(launch: Launch, ended: outcome.Invalid | outcome.TooLarge) -> Cellwork
             f"results elsewhere and return their address"
         )
     return InvalidResult(f"{where} returned what JSON cannot carry: {ended.detail}")
+
+
+def short_of_memory(launch: Launch, failure: outcome.Failure, usage: object) -> OutOfMemory | None:
+    """The error for a body that raised because the kernel had killed a process that it had started; None: it had not.
+
+    Args:
+        failure: what it raised.
+        usage: what its runner says that it used.
+    """
+    if not isinstance(usage, dict) or not isinstance(kills := usage.get("oom_kills"), int) or kills < 1:
+        return None
+    peak = usage.get("peak_memory_bytes")
+    used = f" (it used {format_bytes(peak)} at most)" if isinstance(peak, int) and 0 <= peak < 2**63 else ""
+    error = OutOfMemory(
+        f"task {launch.task}: a process in sandbox {launch.id} (image {launch.spec.image}) was killed for memory at "
+        f"the limit of {format_bytes(launch.spec.memory or 0)}{used}, and the body raised {failure.type}: "
+        f"{failure.text:.1000}. Give it more: memory=…"
+    )
+    error.__cause__ = RemoteTraceback(failure.traceback)
+    return error
 
 
 def rebuild(failure: outcome.Failure, owns: Callable[[str], bool], named: Iterable[type]) -> Exception:

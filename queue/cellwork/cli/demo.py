@@ -85,6 +85,8 @@ def demo(keep: bool, flower_port: int, as_json: bool) -> None:
             processes.stop()
     if not ok:
         raise click.ClickException("a task did not end as it should; see the table above")
+    if not keep:
+        console.print("\nAll of it has ended, and nothing is left running; with --keep (make up) it stays up.")
 
 
 def _prepare(console: Console) -> tuple[str, dict[str, str]]:
@@ -109,8 +111,9 @@ def _python_path() -> str:
 def _wait_for_worker(app: Any, processes: Processes, log: Path) -> None:
     deadline = time.monotonic() + 60
     while not app.control.ping(timeout=0.5):
-        if processes.ended() or time.monotonic() > deadline:
-            raise click.ClickException(f"the worker did not start; it said:\n{log.read_text()[-3000:]}")
+        if (name := processes.ended()) or time.monotonic() > deadline:
+            what = f"{name} ended" if name else "the worker does not answer"
+            raise click.ClickException(f"{what}; what worker and Flower said:\n{log.read_text()[-3000:]}")
 
 
 def _run(console: Console, executor: str) -> list[Row]:

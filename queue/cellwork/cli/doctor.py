@@ -13,9 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from cellwork import settings
+from cellwork import spec as specs
 from cellwork.broker import Broker
-from cellwork.errors import EngineUnavailable
+from cellwork.errors import CellworkError, EngineUnavailable
 from cellwork.settings import Settings
+from cellwork.spec import ContainerSpec
 
 from . import application
 from .broker_health import backend_health, redis_health, versions_health
@@ -53,6 +55,33 @@ def cluster_health(current: Settings) -> dict[str, Any] | None:
     except EngineUnavailable as error:
         return {"what": "kubernetes", "ok": False, "detail": str(error), "facts": {}}
     return {"what": "kubernetes", "ok": health.ok, "detail": health.detail, "facts": health.facts}
+
+
+def tasks_health(app: Celery, current: Settings) -> dict[str, Any]:
+    """Which of the application's tasks the policy refuses here. No fault: other workers may have another one."""
+    hardening = importlib.import_module("cellwork_worker.hardening")
+    rules = importlib.import_module("cellwork_worker.policy")
+    policy = rules.load(current.policy)
+    app.loader.import_default_modules()
+    app.finalize(auto=True)
+    refused, count = {}, 0
+    for name, task in sorted(app.tasks.items()):
+        spec = getattr(task, "cellwork_spec", None)
+        if spec is None or spec.executor == "inline" or name.startswith(("celery.", "cellwork.")):
+            continue
+        count += 1
+        queue = str(getattr(task, "queue", None) or app.conf.task_default_queue)
+        defaults = specs.merge(current.defaults, current.queue_defaults.get(queue, ContainerSpec()))
+        try:
+            rules.check(name, hardening.harden(name, spec, defaults), policy)
+        except CellworkError as error:
+            refused[name] = str(error)
+    return {
+        "what": "tasks",
+        "ok": True,
+        "detail": f"{count}, of which {len(refused)} are refused here",
+        "facts": refused,
+    }
 
 
 def workers_health(app: Celery) -> dict[str, Any]:
@@ -99,7 +128,7 @@ def doctor(context: click.Context, name: str | None, as_json: bool) -> None:
     facts = rules.describe(rules.load(current.policy))
     rows.append({"what": "policy", "ok": True, "detail": "what this worker allows", "facts": facts})
     if known:
-        rows += _installation(app)
+        rows += [tasks_health(app, current), *_installation(app)]
     rows.append(versions_health())
     if as_json:
         click.echo(json.dumps(rows, indent=2))

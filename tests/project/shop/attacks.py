@@ -304,6 +304,24 @@ def links_out(target):
 
 
 @app.task
+def unpacks(name):
+    """What a bundle of code would do that has such an entry."""
+    import io
+    import zipfile
+
+    from _cellwork_runner import archive
+
+    with io.BytesIO() as bundle:
+        with zipfile.ZipFile(bundle, "w") as file:
+            file.writestr(name, "import os; os.abort()")
+        try:
+            archive.unpack(bundle.getvalue())
+        except RuntimeError as error:
+            return [str(error), os.path.exists(os.path.join("/tmp", os.path.basename(name)))]
+    return ["unpacked", True]
+
+
+@app.task
 def leaves_behind(marker):
     """Listeners, a file and an abstract socket, for the next one to find."""
     listener = socket.socket()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 
 from cellwork import current
@@ -52,6 +53,13 @@ def eats_memory():
     hoard = []
     while True:
         hoard.append(b"x" * (1 << 20))
+
+
+@app.task
+def feeds_a_child(megabytes, must_live):
+    """Gives its memory to a process that it starts."""
+    program = f"held = bytearray({megabytes} << 20); held[::4096] = b'x' * len(held[::4096]); print(len(held))"
+    return subprocess.run([sys.executable, "-c", program], check=must_live, capture_output=True).returncode
 
 
 @app.task(autoretry_for=(Exception,), retry_kwargs={"max_retries": 5, "countdown": 0})

@@ -27,6 +27,9 @@ def measure(seconds, root=_CGROUPS, proc="/proc", own=None):
     if os.getpid() == 1 if own is None else own:
         cpu = max(cpu, _cpu_seconds(root) or 0)
         peak = max(peak, _peak_bytes(root) or 0)
+        kills = _oom_kills(root)
+        if kills:
+            found["oom_kills"] = kills
         for name, value in _disk(root).items():
             found[name] = max(found.get(name, 0), value)
         found.update(_network(proc + "/net/dev"))
@@ -55,6 +58,13 @@ def _peak_bytes(root):
             found = _fields(root + stat)
             return most - sum(found.get(prefix + name, 0) for name in ("inactive_file", "active_file"))
     return None
+
+
+def _oom_kills(root):
+    """How many of its processes the kernel killed for memory."""
+    return _fields(root + "/memory/memory.oom_control").get("oom_kill") or _fields(root + "/memory.events").get(
+        "oom_kill"
+    )
 
 
 def _disk(root):

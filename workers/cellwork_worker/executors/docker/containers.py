@@ -206,7 +206,9 @@ class Containers:
         try:
             declared = self._declared.of(image)
             driver = "json-file" if self.engine.podman else "local"
-            config = container_config(launch, self._log_max_bytes, holder, declared, driver)
+            # An adopted task's outcome is read from there, so never less than the setting.
+            kept = max(self._log_max_bytes, launch.spec.log_max or 0)
+            config = container_config(launch, kept, holder, declared, driver)
             made = client.create_container_from_config(config, launch.id, launch.spec.platform)
         except BaseException:
             if holder is not None:
@@ -216,8 +218,27 @@ class Containers:
         return Container(launch.id, made["Id"], image, holder, image_id=image_id, breaks=self.engine.breaks)
 
 
+#: What an engine says with status 500, as if it had failed, where what it is asked for cannot be had: do not wait.
+_ASKED_FOR = (
+    "no such file",
+    "could not select device driver",
+    "unable to find user",
+    "unable to find group",
+    "rlimit",
+    "is not a valid action for seccomp",
+    "invalid volume specification",
+    "invalid mode",
+    "sethostname",
+    "not a directory",
+)
+
+
 def _refused(launch: Launch, error: APIError) -> Exception:
     """The engine's refusal to create or start, for the one who wrote the spec."""
-    if (error.status_code or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR and "no such file" not in answer(error).lower():
+    said = answer(error).lower()
+    if (error.status_code or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR and not any(part in said for part in _ASKED_FOR):
         return EngineUnavailable(f"task {launch.task}: the engine could not start sandbox {launch.id}: {answer(error)}")
-    return InvalidSpec(f"task {launch.task}: the engine refuses sandbox {launch.id}: {answer(error)}")
+    return InvalidSpec(
+        f"task {launch.task}: the engine refuses sandbox {launch.id} (image {launch.spec.image}): {answer(error)}. "
+        f"Change what the task asks for, or what that host has"
+    )

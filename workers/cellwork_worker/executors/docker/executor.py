@@ -296,5 +296,6 @@ class DockerExecutor:
             if sandbox.doubled:
                 return Exit()
             raise SandboxLost(
-                f"task {launch.task}: sandbox {launch.id} was removed while it ran, by something other than this worker"
+                f"task {launch.task}: sandbox {launch.id} was removed while it ran, by something other than this "
+                f"worker (docker rm, another program of its host); its engine's events say more: docker events"
             ) from None
