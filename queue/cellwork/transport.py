@@ -7,7 +7,7 @@ looks anyway, so producers without this transport are served too, a little later
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from queue import Empty
 from time import monotonic, time
 from typing import Any
@@ -66,6 +66,7 @@ class _Taking:
         self.taken: set[str] = set()
         self._unacknowledged: set[str] = set()
         self._more = False
+        self._clients: dict[str, redis.Redis] = {}
         super().__init__(*args, **kwargs)
 
     def basic_consume(self: Any, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
@@ -147,7 +148,20 @@ class _Taking:
 
     def _plain(self: Any) -> "redis.Redis":
         """A client that adds no prefix."""
-        return redis.Redis(connection_pool=self.pool)
+        found: redis.Redis = self._kept("plain", lambda: redis.Redis(connection_pool=self.pool))
+        return found
+
+    def _create_client(self: Any, asynchronous: bool = False) -> Any:
+        """kombu makes one for each request, which costs more than many a request."""
+        create = super()._create_client  # type: ignore[misc]
+        return create(asynchronous) if asynchronous else self._kept("kombu's", create)
+
+    def _kept(self: Any, name: str, create: "Callable[[], redis.Redis]") -> "redis.Redis":
+        """One for as long as its pool is this channel's: a broken connection gives it another."""
+        found: redis.Redis | None = self._clients.get(name)
+        if found is None or found.connection_pool is not self.pool:
+            found = self._clients[name] = create()
+        return found
 
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
         queues = self._queue_cycle.consume(len(self.active_queues))

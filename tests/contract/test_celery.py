@@ -19,6 +19,7 @@ from kombu.asynchronous import Hub
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from kombu.transport import redis, virtual
 
+from cellwork import configure
 from cellwork_worker.pool import _asks_retry
 
 
@@ -172,3 +173,18 @@ def test_kombu_keeps_what_is_not_acknowledged_under_these_keys_and_scores_it_by_
 def test_every_stored_outcome_is_put_together_where_ours_is_added():
     assert "self._get_result_meta(result=result, state=state" in inspect.getsource(KeyValueStoreBackend._store_result)
     assert list(inspect.signature(Backend._get_result_meta).parameters)[:3] == ["self", "result", "state"]
+
+
+def test_a_channel_keeps_the_client_that_kombu_makes_anew_for_each_request(broker):
+    assert "yield self._create_client()" in inspect.getsource(redis.Channel.conn_or_acquire)
+    app = configure(Celery("channels", broker=f"{broker}/0", set_as_current=False))
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        with channel.conn_or_acquire() as one, channel.conn_or_acquire() as another:
+            assert one is another
+            assert one.connection_pool is channel.pool
+        channel._disconnect_pools()  # as after a broken connection
+        with channel.conn_or_acquire() as anew:
+            assert anew.connection_pool is channel.pool
+            assert anew is not one
+    app.close()

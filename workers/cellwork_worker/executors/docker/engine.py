@@ -15,6 +15,7 @@ from docker.utils import kwargs_from_env
 
 from cellwork.errors import EngineUnavailable
 
+from .sockets import pool_connections
 from .tunnel import Tunnel
 
 _Answer = TypeVar("_Answer")
@@ -88,6 +89,7 @@ class Engine:
             return
         try:
             client = docker.APIClient(**settings)
+            pool_connections(client, ANSWER_TIMEOUT, MAX_CONNECTIONS)
             self.podman = any(part.get("Name") == "Podman Engine" for part in client.version().get("Components") or ())
             self._client = client
         except (requests.RequestException, DockerException) as error:
