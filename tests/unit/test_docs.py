@@ -52,9 +52,9 @@ def test_the_table_of_prices_of_the_page_on_monitoring_is_one_and_has_all(tmp_pa
     assert set(tomllib.loads(example)) == set(prices.Prices.__struct_fields__)
 
 
-@pytest.mark.parametrize(("heading", "type_"), [("# Options", ContainerSpec), ("# Settings", Settings)])
+@pytest.mark.parametrize(("heading", "type_"), [("\n## Options", ContainerSpec), ("\n## Settings", Settings)])
 def test_every_option_and_setting_has_its_row(heading, type_):
-    section = (ROOT / "docs/options.md").read_text().partition(heading)[2].partition("\n# ")[0]
+    section = (ROOT / "docs/options.md").read_text().partition(heading)[2].partition("\n## ")[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     assert {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)} == set(type_.__struct_fields__)
 
