@@ -180,6 +180,10 @@ def _kubectl(words: list[str]) -> None:
     _helped("kubectl", words)
 
 
+def _pre_commit(words: list[str]) -> None:
+    _helped("pre-commit", words)
+
+
 def _helped(program: str, words: list[str]) -> None:
     """The program's own parser, which refuses unknown options before it prints its help."""
     ran = subprocess.run([program, *words, "--help"], capture_output=True, text=True, check=False)
@@ -224,6 +228,7 @@ _CHECKS: dict[str, Callable[[list[str]], None]] = {
     "mkdir": _nothing,
     "openssl": _nothing,
     "pip": _pip,
+    "pre-commit": _pre_commit,
     "pytest": _pytest,
     "python": _python,
     "python3": _python,

@@ -1,12 +1,15 @@
 """No example of a page goes unchecked: Python is run, settings are loaded, commands are parsed by their programs."""
 
 import importlib.util
+import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 
 import pytest
+import yaml
 from celery import Celery
 from pages import consoles, diagrams
 from pages.blocks import BLOCKS, PAGES, ROOT, Block, blocks
@@ -117,6 +120,20 @@ def test_commands_are_such_as_their_programs_take(block, tmp_path, monkeypatch):
             consoles.check(command)
         if line.output:
             assert block.page in RUN, f"{block}: nothing compares this output with what is really printed"
+
+
+def test_the_dev_container_and_pre_commit_start_what_is_there(monkeypatch):
+    monkeypatch.setenv("PATH", consoles.path())
+    text = re.sub(r"^ *//.*$", "", (ROOT / ".devcontainer/devcontainer.json").read_text(), flags=re.MULTILINE)
+    container = json.loads(text)
+    for line in (container["postCreateCommand"], container["postStartCommand"]):
+        for command in consoles.commands(line):
+            consoles.check(command)
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    programs = {hook["entry"].split()[0] for hook in repository["hooks"]}
+    assert programs == {f".venv/bin/{name}" for name in ("ruff", "mypy", "lint-imports", "pytest")}
+    for program in programs:
+        assert shutil.which(program.removeprefix(".venv/bin/"), path=consoles.path())
 
 
 @of("mermaid")
