@@ -20,8 +20,8 @@ MERMAID = ROOT / "build" / "mermaid.min.js"
 
 _LINK = re.compile(r"\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 _FENCED = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
-#: A list or table that begins right below a line of text: GitHub sees it, Python-Markdown wants an empty line before.
-_BEGINS = re.compile(r"^((?![ ]*(?:[-*|>#]|\d+\.)[ ]?)[^\n]*\S[^\n]*\n)(?=(?:- |\d+\. |\|))", re.MULTILINE)
+#: A list or table right below a line of text, or a block: GitHub sees it, Python-Markdown wants an empty line before.
+_BEGINS = re.compile(r"(\A\n|^(?![-*] |\d+\. |[ |>#])[^\n]*\S[^\n]*\n)(?=- |\d+\. |\|)", re.MULTILINE)
 
 
 def on_config(config: MkDocsConfig) -> None:

@@ -93,7 +93,11 @@ def check(command: list[str]) -> None:
 def _click(command: click.Command, words: list[str], parent: click.Context | None = None) -> None:
     context = click.Context(command, info_name=command.name, parent=parent)
     if not isinstance(command, click.Group):
-        command.make_context(str(command.name), words, parent=parent)
+        if command.make_context(str(command.name), list(words), parent=parent).ignore_unknown_options:
+            # It takes -1 for an argument; what a page shows as an option is to be one.
+            known = {option for parameter in command.params for option in parameter.opts}
+            ours = words[: words.index("--")] if "--" in words else words
+            assert {word for word in ours if word.startswith("--")} <= known
         return
     rest = _options(command, words, context)
     assert rest, f"{command.name}: which command?"
