@@ -19,6 +19,9 @@ from pages import consoles
 from pages.blocks import blocks
 from waiting import wait_until
 
+#: A reader's every line starts a program; on a machine with much other work that adds up.
+pytestmark = pytest.mark.timeout(240)
+
 IMAGES = {
     "python:3.12-slim": "cellwork/python:base",
     "busybox:stable": "cellwork/busybox:base",
@@ -153,3 +156,32 @@ def test_the_examples_of_the_readme_and_of_the_page_on_logs(reader):
     assert printed[:2] == ["example.org", "example.org"], printed
     assert printed[2] == f"{hashlib.sha256(b'cellwork').hexdigest()}  -", printed
     assert re.fullmatch(r"\[datetime\.datetime\(.*\), 'stdout', 'well', 0\]", printed[-1]), printed
+
+
+def test_an_application_that_was_there_before_has_its_long_tasks_run_once_beside_a_cellwork_worker(reader, broker):
+    """The page's two applications, each with its worker and its database, and the short timeout that would show it."""
+    cells, before = (
+        block.text.replace("redis://localhost:6379", broker) for block in blocks("docs/celery.md", "python")
+    )
+    (start,) = [line.typed for block in blocks("docs/celery.md", "console") for line in consoles.lines(block)]
+    del reader.env["CELERY_BROKER_URL"], reader.env["CELERY_RESULT_BACKEND"]
+    reader.env["CELLWORK_VISIBILITY_TIMEOUT"] = "1"
+    reader.writes("shop/tasks.py", cells)
+    waits = '\n\n@app.task(acks_late=True)\ndef waits():\n    print("began", flush=True)\n    time.sleep(4)\n'
+    reader.writes("billing.py", f"import time\n{before}{waits}")
+    reader.writes(
+        "both.py",
+        "import billing\n"
+        "waits = billing.waits.delay()\n"
+        "text = billing.cells.AsyncResult(billing.invoice.delay('a b c').get(timeout=60))\n"
+        "print(text.get(timeout=60), waits.get(timeout=60))\n",
+    )
+    plain = Reader(reader.folder, broker, "plain")
+    plain.env, plain.log = reader.env, reader.folder / "plain.log"
+    name = f"-l INFO -n {{}}-{os.getpid()}@%h"
+    with (
+        plain.leaves_running(f"celery -A billing worker -P threads -c 2 {name.format('plain')}", status=CELERYS_OWN),
+        reader.leaves_running(f"{start} -- {name.format('cells')}", status=CELERYS_OWN),
+    ):
+        assert reader.types("python both.py") == "3 None\n"
+    assert plain.log.read_text().count("began") == 1
