@@ -80,4 +80,4 @@ def test_what_airflow_users_are_told_to_write_is_there():
     known |= {*vars(errors), *dir(Task), *dir(errors.CommandFailed), "autoretry_for", "queue"}
     docker_cli = {"DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"}
     assert len(rows) > 50
-    assert told - known - docker_cli - {"task", "initContainers"} == set()
+    assert told - known - docker_cli - {"task"} == set()
