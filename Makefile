@@ -14,7 +14,7 @@ endef
 
 .PHONY: help
 help:  ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: venv
 venv: $(STAMP)  ## .venv with cellwork, editable, and the development tools
@@ -48,6 +48,25 @@ lint: venv  ## ruff, mypy, import-linter
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+MERMAID := build/mermaid.min.js
+
+# What draws the pages' diagrams. Where npm is not there a reader's browser gets it from a public server.
+$(MERMAID):
+	@mkdir -p $(@D)
+	@cd $(@D) && npm pack --silent mermaid@11.12.0 >/dev/null && tar -xzf mermaid-11.12.0.tgz --strip-components=2 \
+	    package/dist/mermaid.min.js && rm mermaid-11.12.0.tgz || echo "docs: no npm, so without a copy of Mermaid" >&2
+
+# About the future of its tools, which concerns no reader.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+
+.PHONY: docs
+docs: venv $(MERMAID)  ## the documentation as a site, in site/
+	$(VENV)/bin/mkdocs build --strict
+
+.PHONY: docs-serve
+docs-serve: venv $(MERMAID)  ## the same on http://127.0.0.1:8000, while it is written
+	$(VENV)/bin/mkdocs serve --strict
 
 .PHONY: demo
 demo: venv  ## a tour on this machine: starts what is missing, shows it, stops it again

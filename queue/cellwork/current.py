@@ -41,7 +41,7 @@ class Current:
 
     @property
     def deadline(self) -> datetime | None:
-        """None: nothing can end an inline task."""
+        """When the sandbox is killed, aware. None: never, which is so of every inline task."""
         return None
 
     @property

@@ -16,7 +16,7 @@ from .spec import ContainerSpec
 #: How a placeholder begins, and no message does.
 MARKER = '{"cellwork-fair"'
 
-#: Waiting names: of the ring of groups that have messages, and of a group's list (docs/architecture.md).
+#: Waiting names: of the ring of groups that have messages, and of a group's list (docs/design.md).
 RING, GROUP, RUNNING = ".cellwork-ring", ".cellwork-group:", "cellwork-running:"
 
 

@@ -110,7 +110,8 @@ class Image(msgspec.Struct, frozen=True):
             *packages: as for ``pip install``: ``"pandas==2.2.3"``.
             requirements: a requirements file, which must not include others.
             pyproject: a pyproject.toml, whose dependencies are installed; a uv.lock beside it says which versions.
-            index_url, extra_index_url: other package indexes; without a password, which would stay in the image.
+            index_url: another package index; without a password, which would stay in the image.
+            extra_index_url: a further one; likewise.
             index_secret: the name of the builder's secret that is the whole address of an index, password and all.
         """
         wrong = [one for one in packages if one.startswith("-") or not one.strip()]

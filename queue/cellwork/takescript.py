@@ -1,4 +1,4 @@
-"""The transport's scripts: Lua, run by Redis in one step. What they keep is in docs/architecture.md, "Queues"."""
+"""The transport's scripts: Lua, run by Redis in one step. What they keep is in docs/design.md, "Queues"."""
 
 from .fairness import GROUP, MARKER, RING
 

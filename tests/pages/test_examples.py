@@ -1,0 +1,152 @@
+"""No example of a page goes unchecked: Python is run, settings are loaded, commands are parsed by their programs."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from celery import Celery
+from pages import consoles, diagrams
+from pages.blocks import BLOCKS, PAGES, ROOT, Block, blocks
+
+from cellwork import prices, settings
+from cellwork_worker import policy
+
+#: Pages whose Python needs a worker, and those whose commands are run as they stand: test_with_a_worker.py.
+WITH_A_WORKER = {"README.md", "docs/quickstart.md", "docs/logs.md"}
+
+#: What readers of a page have already when they come to its first example.
+GIVEN = """
+from celery import Celery
+from cellwork import configure
+
+app = configure(Celery("shop"), defaults={"image": "python:3.12-slim"})
+"""
+
+#: Pages whose shown output is compared with what is really printed, in tests of this folder.
+RUN = {"docs/quickstart.md", "docs/routing.md", "docs/sizing.md"}
+
+LANGUAGES = {"python", "toml", "console", "mermaid", "text"}
+
+
+def of(*languages: str) -> pytest.MarkDecorator:
+    """Blocks in these languages. The commands of whole programs are run as they stand: tests/examples."""
+    found = [block for block in BLOCKS if block.language in languages and not block.page.startswith("examples/")]
+    return pytest.mark.parametrize("block", found, ids=str)
+
+
+def test_every_block_is_in_a_language_that_is_checked():
+    assert len(BLOCKS) > 30
+    assert [str(block) for block in BLOCKS if block.language not in LANGUAGES] == []
+
+
+def test_no_page_is_left_out():
+    tracked = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(tracked.stdout.split()) <= {str(page.relative_to(ROOT)) for page in PAGES}
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """A folder as a reader has one, and a broker in memory."""
+    monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
+    monkeypatch.delenv("CELERY_RESULT_BACKEND", raising=False)
+    monkeypatch.setattr("cellwork.app.DEFAULTS", {**_defaults(), "broker_url": "memory://"})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def _defaults() -> dict[str, object]:
+    from cellwork.app import DEFAULTS
+
+    return {**DEFAULTS, "result_backend": "cache+memory://"}
+
+
+def pages_of(language: str) -> list[str]:
+    return sorted({block.page for block in BLOCKS if block.language == language})
+
+
+@pytest.mark.parametrize("page", [page for page in pages_of("python") if page not in WITH_A_WORKER])
+def test_the_python_of_a_page_runs(page, shop):
+    """As one module: declared, and what it sends goes to a broker in memory."""
+    found = blocks(page, "python")
+    name = re.sub(r"\W", "_", page.removesuffix(".md"))
+    begins = "" if "configure(Celery(" in found[0].text else GIVEN
+    (shop / f"{name}.py").write_text("\n\n".join([begins, *(block.text for block in found)]))
+    spec = importlib.util.spec_from_file_location(name, shop / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+        if hasattr(module, "app"):
+            assert [task for task in module.app.tasks if task.startswith((name, "shop"))], "it declares no task"
+    finally:
+        del sys.modules[name]
+
+
+@of("toml")
+def test_toml_is_settings_or_a_table_of_prices(block, tmp_path, monkeypatch):
+    table = tomllib.loads(block.text)
+    file = tmp_path / "example.toml"
+    file.write_text(block.text)
+    if "cellwork" not in table:
+        assert prices.read(file)
+        return
+    assert set(table) == {"cellwork"}
+    monkeypatch.setenv("CELLWORK_CONFIG", str(file))
+    loaded = settings.load(Celery("pages", set_as_current=False))
+    rules = {**loaded.policy, "seccomp": {}}  # profiles are files of the reader's
+    assert policy.load(rules)
+
+
+@of("console")
+def test_commands_are_such_as_their_programs_take(block, tmp_path, monkeypatch):
+    for number, toml in enumerate(blocks(block.page, "toml")):
+        named = re.search(r"^#.*?(\w+\.toml)", toml.text)
+        (tmp_path / (named[1] if named else f"{number}.toml")).write_text(toml.text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", consoles.path())
+    syntax = "\n".join(line.typed.replace("…", "") for line in consoles.lines(block))
+    checked = subprocess.run(["bash", "-n"], input=syntax, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    for line in consoles.lines(block):
+        for command in consoles.commands(line.typed):
+            consoles.check(command)
+        if line.output:
+            assert block.page in RUN, f"{block}: nothing compares this output with what is really printed"
+
+
+def test_the_dev_container_and_pre_commit_start_what_is_there(monkeypatch):
+    monkeypatch.setenv("PATH", consoles.path())
+    text = re.sub(r"^ *//.*$", "", (ROOT / ".devcontainer/devcontainer.json").read_text(), flags=re.MULTILINE)
+    container = json.loads(text)
+    for line in (container["postCreateCommand"], container["postStartCommand"]):
+        for command in consoles.commands(line):
+            consoles.check(command)
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    programs = {hook["entry"].split()[0] for hook in repository["hooks"]}
+    assert programs == {f".venv/bin/{name}" for name in ("ruff", "mypy", "lint-imports", "pytest")}
+    for program in programs:
+        assert shutil.which(program.removeprefix(".venv/bin/"), path=consoles.path())
+
+
+@of("mermaid")
+def test_diagrams_can_be_drawn(block):
+    diagrams.check(block.text)
+
+
+@of("text")
+def test_the_picture_of_the_rooms_shows_rooms_that_are_there(block: Block):
+    assert block.page == "docs/architecture.md", "what is shown as text nobody checks: name its language"
+    for room in ("pool", "job", "supervisor", "hardening", "policy", "launch", "bundle", "bootstrap", "verdict"):
+        assert re.search(rf"\b{room}\b", block.text)
+        assert (ROOT / f"workers/cellwork_worker/{room}.py").exists()
+    for executor in re.findall(r"executors/\{(.*)\}", block.text)[0].split(","):
+        assert list((ROOT / "workers/cellwork_worker/executors").glob(f"{executor}*"))
