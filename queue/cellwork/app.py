@@ -210,9 +210,17 @@ def _checked_send(app: Any, send: Callable[..., Any]) -> Callable[..., Any]:
             header["idempotency_key"] = kept
         options["headers"] = {**(options.get("headers") or {}), "cellwork": header}
 
+        def destination() -> str:
+            routed = app.amqp.router.route({**options}, name, args, kwargs, task)
+            return str(getattr(routed.get("queue"), "name", routed.get("routing_key")))
+
         def go() -> Any:
+            from . import tracing  # not before something is sent: an import that declares tasks is to be quick
+
             try:
-                return send(name, args, kwargs, *more, **options)
+                return tracing.publish(
+                    name, options["headers"], destination, lambda: send(name, args, kwargs, *more, **options)
+                )
             except (EncodeError, TypeError) as error:
                 raise invalid_argument(name, args, kwargs, error) or error from None
 

@@ -83,7 +83,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     network_sent_bytes: int | None = None
     disk_read_bytes: int | None = None
     disk_written_bytes: int | None = None
-    #: Seconds since the epoch.
+    #: Seconds since the epoch: when its sandbox was asked for, and when nothing more came from it.
+    began: float | None = None
     ended: float
 
     @property

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -137,21 +138,38 @@ def test_a_tasks_page_and_the_list_show_its_sandbox(flower, shop, worker, page):
         ("Executor", "docker"),
         ("Image", "cellwork/python:base"),
         ("Sandbox", f"cellwork-{result.id}-0"),
+        ("Host", socket.gethostname()),
         ("Route", "docker"),
+        ("Route reason", "default"),
         ("Outcome", "success"),
         ("Memory limit", "128 MiB"),
     ):
         expect(shown[name].locator("dd")).to_have_text(value)
     expect(shown["Image digest"].locator("dd")).to_contain_text("sha256:")
     expect(shown["Image size"].locator("dd")).to_contain_text("MiB")
-    for name, pattern in (("Peak memory", r"\d+(\.\d+)? MiB"), ("CPU time", r"\d.*s"), ("Time to start", r"\d.*s")):
-        expect(shown[name].locator("dd")).to_have_text(re.compile(pattern))
-    page.goto("/tasks")
-    row = page.locator(f"[id='{result.id}']")
-    expect(row).to_contain_text("cellwork/python:base")
+    expect(shown["Peak memory"].locator("dd")).to_have_text(re.compile(r"\d+(\.\d+)? MiB"))
+    for name in ("CPU time", "Time queued", "Time to start", "Time running"):
+        expect(shown[name].locator("dd")).to_have_text(re.compile(r"\d.* m?s"))
     page.goto(f"/worker/{worker.name}")
     expect(page.locator("#tab-pool")).to_contain_text("Docker")
     expect(page.locator("#tab-pool")).to_contain_text("Warm sandboxes")
+
+
+def test_the_list_of_tasks_shows_sandbox_route_times_and_failure(flower, shop, page):
+    result = shop.commands.status.delay(3)
+    result.get(timeout=TIMEOUT, propagate=False)
+    known(flower, result.id, "FAILURE")
+    page.goto("/tasks")
+    row = page.locator(f"[id='{result.id}']")
+    expect(row).to_contain_text("command-failed")
+    titles = [title.strip() for title in page.locator(".dataTables_scrollHead th").all_text_contents()]
+    shown = dict(zip(titles, row.locator("td").all_text_contents(), strict=True))
+    assert shown["Sandbox"] == f"cellwork-{result.id}-0"
+    assert (shown["Executor"], shown["Image"], shown["Exit status"]) == ("docker", "cellwork/busybox:base", "3")
+    assert (shown["Host"], shown["Route"], shown["Route reason"]) == (socket.gethostname(), "docker", "default")
+    assert shown["Image digest"].startswith("sha256:")
+    for name in ("Time queued", "Time to start", "Time running"):
+        assert shown[name].endswith("s"), name
 
 
 def test_a_log_is_followed_live_and_a_task_is_terminated_by_its_button(flower, shop, page, nothing_left):
@@ -161,6 +179,7 @@ def test_a_log_is_followed_live_and_a_task_is_terminated_by_its_button(flower, s
     row = page.locator(f"tr[data-task-id='{result.id}']")
     expect(row).to_contain_text("shop.talk.says_and_waits")
     expect(row).to_contain_text("running")
+    expect(row).to_contain_text(re.compile(r"\d %.*MiB / 128 MiB", re.DOTALL))
     row.get_by_role("link", name="Logs").click()
     lines, state = page.locator("#cellwork-lines"), page.locator("#cellwork-status")
     expect(lines).to_have_text("before")

@@ -157,6 +157,15 @@ def test_the_image_of_kind_is_the_one_that_its_readme_builds():
     assert f"kind load docker-image {images['flower']}" in readme
 
 
+@pytest.mark.parametrize("folder", ["base", *(f"overlays/{name}" for name in OVERLAYS)])
+def test_every_folder_says_what_it_is_for_and_its_command(folder):
+    readme = (K8S / folder / "README.md").read_text()
+    assert readme.startswith(f"# {Path(folder).name}: ")
+    verb = "kustomize" if folder == "base" else "apply -k"
+    assert f"kubectl {verb} k8s/{folder}`" in readme
+    assert f"{folder}/README.md" in (K8S / "README.md").read_text()
+
+
 def test_an_overlay_can_name_the_applications_image(documents):
     images = {pod["containers"][0]["image"] for name, pod in templates(documents) if name != "redis"}
     assert images in ({"cellwork-app"}, {"cellwork-cluster/app:dev"})

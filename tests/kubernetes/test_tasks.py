@@ -7,6 +7,7 @@ import re
 import pytest
 from celery import chord, group
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
+from otlp import collecting, tree
 from waiting import wait_until
 
 import cellwork
@@ -138,3 +139,19 @@ def test_the_pod_says_whose_it_is_and_carries_no_secret(tasks, send, cluster):
     assert pod.metadata.labels["cellwork.network"] == "none"
     assert "redis://" not in json.dumps(pod.to_dict(), default=str)
     result.get(timeout=TIMEOUT)
+
+
+def test_a_pods_steps_are_spans_of_the_trace_that_its_message_names(shop, short_lived, cluster):
+    sent = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    with collecting() as collector:
+        worker = short_lived("traced-pods", **collector.env)
+        result = shop.attacks.environment.apply_async(queue="own-pods", image=cluster.image, headers=sent)
+        environment = result.get(timeout=TIMEOUT)
+        spans = collector.trace_of(result.id, 4)
+        worker.stop()
+    what = "shop.attacks.environment"
+    assert tree(spans, "b" * 16) == [f"queue {what}", f"process {what}", f"  start {what}", f"  run {what}"]
+    process, run = spans[1], spans[-1]
+    assert environment["TRACEPARENT"].split("-")[1:3] == ["a" * 32, process.id]
+    assert run.attributes["cellwork.executor"] == "kubernetes"
+    assert run.attributes["cellwork.host"]

@@ -46,7 +46,7 @@ def test_the_image_has_every_dependency_pinned():
     extras = project["optional-dependencies"]
     for line in [
         *project["dependencies"],
-        *(line for extra in ("docker", "kubernetes", "flower", "cli") for line in extras[extra]),
+        *(line for extra in ("docker", "kubernetes", "flower", "cli", "otel") for line in extras[extra]),
     ]:
         wanted = Requirement(line)
         version = pinned.get(canonicalize_name(wanted.name))

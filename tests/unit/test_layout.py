@@ -25,7 +25,7 @@ def test_the_folder_named_queue_does_not_shadow_the_standard_librarys_module():
 def test_a_producer_imports_no_sdk_and_nothing_of_the_worker():
     loaded = python(
         "import sys, cellwork",
-        "unwanted = 'docker', 'kubernetes', 'cellwork_worker', 'redis', 'rich', 'flower', 'tornado'",
+        "unwanted = 'docker', 'kubernetes', 'cellwork_worker', 'redis', 'rich', 'flower', 'tornado', 'opentelemetry'",
         "print([m for m in unwanted if m in sys.modules])",
     )
     assert loaded == "[]"

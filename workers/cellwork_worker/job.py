@@ -89,8 +89,12 @@ class Job:
     stored: bool = False
     #: Of its worker, once a slot has taken it.
     settings: Settings | None = None
+    #: When that was: seconds since the epoch.
+    taken: float = 0.0
     #: Seconds that its message waited before a slot took it; None: it does not say.
     queue_seconds: float | None = None
+    #: W3C's context of the trace that it is part of, for its sandbox. None: of none.
+    traceparent: str | None = None
     #: What its sandboxes used, one after the other.
     runs: list[Run] = field(default_factory=list)
     #: Bytes of memory that its sandboxes had, one after the other; those before it became a pod, too.

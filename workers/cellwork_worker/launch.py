@@ -133,12 +133,14 @@ def header(
     limits: tuple[float | None, float | None],
     result_max_bytes: int,
     secrets: Mapping[str, str],
+    traceparent: str | None = None,
 ) -> dict[str, Any]:
     """The header of the task's part as plain values.
 
     Args:
         limits: soft and hard time limit, seconds.
         secrets: by environment variable.
+        traceparent: of the trace that the task is part of.
     """
     soft, hard = limits
     return {
@@ -151,4 +153,5 @@ def header(
         "time_limit": hard,
         "result_max_bytes": result_max_bytes,
         "secrets": dict(secrets),
+        "traceparent": traceparent,
     }

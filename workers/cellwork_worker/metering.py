@@ -36,14 +36,14 @@ _CLOSE_TIMEOUT = 5.0
 _MOST = float(2**53)
 
 #: Where the runs of a job that ended so are another worker's to tell.
-_ELSEWHERE = frozenset({FENCED, HANDOVER, MOVED, "shutdown"})
+ELSEWHERE = frozenset({FENCED, HANDOVER, MOVED, "shutdown"})
 
 
 class Meter:
     """One run, while it goes on."""
 
     def __init__(self) -> None:
-        self._asked = time.monotonic()
+        self._began, self._asked = time.time(), time.monotonic()
         self._running: float | None = None
         self._over: float | None = None
         self.exit = Exit()
@@ -100,7 +100,8 @@ class Meter:
             peak_memory_bytes=None if peak is None else int(peak),
             cpu_seconds=cpu_seconds,
             **{name: int(value) for name in TRAFFIC if (value := _amount(claimed.get(name))) is not None},
-            ended=time.time(),
+            began=self._began,
+            ended=self._began + over - self._asked,
         )
 
 
@@ -134,7 +135,7 @@ class Metering:
             outcome = ended(job)
             raise
         finally:
-            if job.ended not in _ELSEWHERE:
+            if job.ended not in ELSEWHERE:
                 run = meter.run(job, launch, executor, self._worker, outcome)
                 job.runs.append(run)
                 self._waiting.append(run)

@@ -236,7 +236,8 @@ class SandboxPool(BasePool):
             # Before it is accepted: that may call terminate_job at once, for a task that was revoked meanwhile.
             self._running[job] = slot
             job.settings = self._worker.settings
-            job.queue_seconds = metering.queue_seconds(job.args[2], time.time())
+            job.taken = time.time()
+            job.queue_seconds = metering.queue_seconds(job.args[2], job.taken)
             job.callbacks.accept(job.sandbox, time.monotonic())
             slot.inbox.put(job)
 

@@ -243,7 +243,8 @@ class Supervisor:
         )
         if body.is_command:
             refuse(body.name, spec, "a command's environment shows in docker inspect")
-            return replace(one, argv=_command(body, args, kwargs), env=spec.env or {})
+            traced = {} if job.traceparent is None else {"TRACEPARENT": job.traceparent}
+            return replace(one, argv=_command(body, args, kwargs), env={**traced, **(spec.env or {})})
         env = launches.runner_env(spec)
         ahead, digest = self._prepare(body, spec)
         task = self._task(body, job, spec, args, kwargs, self._nonce(launch_id))
@@ -287,6 +288,7 @@ class Supervisor:
             limits=(job.soft_limit, job.hard_limit),
             result_max_bytes=self._settings.result_max_bytes,
             secrets=self._secrets(body.name, spec),
+            traceparent=job.traceparent,
         )
         return launches.pack(dumps(header))
 

@@ -14,6 +14,7 @@ from celery.backends.base import DisabledBackend
 from celery.exceptions import Retry
 from redis import RedisError
 
+from cellwork import otel
 from cellwork import settings as settings_
 from cellwork.broker import Broker
 from cellwork.deadletter import DeadLetter, DeadLetters
@@ -23,7 +24,7 @@ from cellwork.learned import Needs
 from cellwork.routing import KUBERNETES_QUEUE
 from cellwork.settings import Settings
 from cellwork.usagestore import UsageStore
-from cellwork_worker import canvas, delivery, heartbeat, logs, policy, resultmeta, storing
+from cellwork_worker import canvas, delivery, heartbeat, logs, policy, resultmeta, storing, tracing
 from cellwork_worker.executors.base import Executor
 from cellwork_worker.executors.registry import Executors
 from cellwork_worker.fencing import Claim, Tokens
@@ -82,6 +83,8 @@ class Worker:
             self.broker, self.tokens, boot, self._place, lambda: heartbeat.beat(self.broker, self._heartbeat)
         )
         signals.worker_ready.connect(self.leases.watch)
+        # Now rather than when its first task comes: an SDK takes a while to import.
+        otel.tracer()
         storing.watch()
         resultmeta.tell()
         pods = Pods(app, self.broker, self.leases, self.settings)
@@ -132,7 +135,8 @@ class Worker:
 
     def storing(self, job: Job) -> Any:
         """Run the job's trace until the outcome is stored; return what Celery wants to be told."""
-        told = storing.until_stored(job, job.wait_ended)
+        with tracing.processed(job):
+            told = storing.until_stored(job, job.wait_ended)
         if job.request.ignore_result:
             # Nothing is stored that could tell a later delivery.
             self.leases.finish_now(job)

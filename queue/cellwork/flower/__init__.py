@@ -8,8 +8,11 @@ from . import fields, metrics
 from .loader import Loader
 from .pages import HANDLERS
 
-#: The list of tasks, where nobody says otherwise.
-_COLUMNS = "name,uuid,state,received,runtime,peak_memory,executor,image,worker"
+#: The list of tasks, where nobody says otherwise. What is asked for most stands first: the rest is scrolled to.
+_COLUMNS = (
+    "name,uuid,state,outcome,received,runtime,peak_memory,executor,image,worker,sandbox,host,route,route_reason,"
+    "time_queued,time_to_start,time_running,CPU_time,exit_status,image_digest"
+)
 
 
 def install() -> None:

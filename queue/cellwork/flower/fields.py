@@ -62,9 +62,7 @@ _SHOWN: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 
 #: Columns that the list of tasks can have besides Flower's own, with their titles (option ``tasks_columns``).
 COLUMNS = {
-    name: name.replace("_", " ").capitalize() if name.islower() else name.replace("_", " ")
-    for name, _, _ in _SHOWN
-    if name != "image_digest"
+    name: name.replace("_", " ").capitalize() if name.islower() else name.replace("_", " ") for name, _, _ in _SHOWN
 }
 
 

@@ -107,6 +107,8 @@ def _outcome(header, wire):
 
         running = task_.Running(header, args, kwargs, send_state)
         os.environ.update(header.pop("secrets", {}))
+        if header.get("traceparent"):
+            os.environ.setdefault("TRACEPARENT", header["traceparent"])
         call = body.find(header["target"], header["task"]["name"], running)
         task_.Current.running = running
         value = _limited(header.get("soft_time_limit"), call, args, kwargs)
