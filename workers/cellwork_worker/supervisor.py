@@ -216,7 +216,8 @@ class Supervisor:
     def _executor_name(self, body: Body, spec: ContainerSpec) -> str:
         if body.name.startswith("celery."):
             return "inline"  # Celery's own glue (chord_unlock, backend_cleanup) needs the broker
-        asked = spec.executor or body.routed() or "docker"
+        # Of plain Celery's producers nobody has routed it.
+        asked = spec.executor or body.routed() or self._defaults(body).executor or "docker"
         # "docker" means a sandbox on the worker's own host; which kind of sandbox, that host decides.
         return self._settings.executor if asked == "docker" else asked
 
