@@ -50,6 +50,8 @@ class ApiServer:
         self.store = Store()
         self.logs = logs
         self.requests: Counter[str] = Counter()
+        #: By version, how often a watch was told of it.
+        self.bookmarks: Counter[str] = Counter()
         self.allowed: Callable[[str, str], bool] = lambda verb, resource: True
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
@@ -283,6 +285,8 @@ class _Handler(BaseHTTPRequestHandler):
             for type_, what in owner.store.watch(kind, namespace, int(query["resourceVersion"]), until):
                 if type_ == "BOOKMARK" or _selected(what, selector):
                     self._chunk(json.dumps({"type": type_, "object": what}).encode() + b"\n")
+                if type_ == "BOOKMARK":
+                    owner.bookmarks[what["metadata"]["resourceVersion"]] += 1
         except Expired:
             gone = {"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"}
             self._chunk(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")

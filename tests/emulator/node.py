@@ -52,6 +52,9 @@ class Node:
         """From here on it says nothing any more; its containers run on."""
         self._lost.set()
 
+    def come_back(self) -> None:
+        self._lost.clear()
+
     def evict(self, name: str, reason: str = "Evicted", message: str = "The node was low on resource: memory.") -> None:
         """The kubelet ends it because the node is short of something."""
         pod = next(p for p in self._pods() if p["metadata"]["name"] == name)
@@ -62,6 +65,19 @@ class Node:
         self._update(pod, failed)
         with suppress(APIError):
             self._client.kill(self._containers[pod["metadata"]["uid"]])
+
+    def disrupt(self, name: str, reason: str, message: str = "") -> None:
+        """The cluster takes it away, with its grace: the scheduler for a more urgent one, or the taint manager."""
+        pod = next(p for p in self._pods() if p["metadata"]["name"] == name)
+        condition = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}
+
+        def change(one: Object) -> None:
+            one["status"].setdefault("conditions", []).append(condition)
+            grace = one["spec"]["terminationGracePeriodSeconds"]
+            one["metadata"] |= {"deletionTimestamp": now(), "deletionGracePeriodSeconds": grace}
+
+        assert self._store is not None
+        self._store.update("pods", pod["metadata"]["namespace"], name, change)
 
     def kill(self, name: str) -> None:
         """The container is killed behind the kubelet's back."""

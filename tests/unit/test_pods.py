@@ -4,6 +4,8 @@ import base64
 import gzip
 import json
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from cellwork.errors import EngineUnavailable, ImageUnavailable, InvalidSpec, PayloadTooLarge, PolicyViolation
 from cellwork.spec import ContainerSpec, parse
 from cellwork_worker.executors.kubernetes import manifest, refusals, status, template
+from cellwork_worker.executors.kubernetes.limiter import Limiter
 from cellwork_worker.executors.kubernetes.objects import Pod
 from cellwork_worker.hardening import harden
 from cellwork_worker.launch import Launch, labels
@@ -352,6 +355,13 @@ def test_a_refusal_is_the_right_error_with_the_servers_own_sentence(code, messag
     assert type(made) is error
     assert message in str(made)
     assert "task t" in str(made)
+
+
+def test_requests_beyond_a_burst_wait_for_their_turn_whoever_makes_them():
+    limiter, begun = Limiter(rate=50, burst=2), time.monotonic()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: limiter.acquire(), range(22)))
+    assert 0.4 <= time.monotonic() - begun < 5
 
 
 def test_an_answer_that_is_no_status_is_quoted():
