@@ -224,6 +224,7 @@ class Supervisor:
     def _launch(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs) -> Launch:
         launch_id = launches.sandbox_name(job.id, int(body.request.retries or 0), job.start)
         labels = launches.labels(self._settings.installation, self._worker, body.name, job.id, spec)
+        labels |= launches.attempt_labels(launch_id, route(job.args[2])[1])
         one = Launch(
             id=launch_id,
             task=body.name,
