@@ -29,6 +29,8 @@ class Node:
         self._mark = mark
         self._store: Store | None = None
         self._containers: dict[str, str] = {}
+        #: Of the images that pods named, by that name.
+        self._image_ids: dict[str, str] = {}
         self._ending: set[str] = set()
         self._closing = threading.Event()
         self._lost = threading.Event()
@@ -197,7 +199,7 @@ class Node:
         """Image and volumes are there. False: they will not be."""
         container = pod["spec"]["containers"][0]
         try:
-            self._client.inspect_image(container["image"])
+            self._image_ids[container["image"]] = self._client.inspect_image(container["image"])["Id"]
         except ImageNotFound:
             denied = f'failed to pull image "{container["image"]}": not found'
             self._waiting(pod, "ErrImagePull", denied)
@@ -238,7 +240,9 @@ class Node:
             self._client.remove_container(made["Id"], force=True)
             return
         running = {"state": {"running": {"startedAt": now()}}}
-        self._update(pod, lambda one: one["status"].update(phase="Running", containerStatuses=[_status(pod, running)]))
+        self._update(
+            pod, lambda one: one["status"].update(phase="Running", containerStatuses=[self._status(pod, running)])
+        )
         try:
             self._client.wait(made["Id"], timeout=pod["spec"].get("activeDeadlineSeconds"))
         except NotFound:
@@ -263,7 +267,7 @@ class Node:
         phase = "Failed" if state["exitCode"] else "Succeeded"
 
         def change(one: Object) -> None:
-            one["status"]["containerStatuses"] = [_status(pod, {"state": {"terminated": state}})]
+            one["status"]["containerStatuses"] = [self._status(pod, {"state": {"terminated": state}})]
             if one["status"].get("phase") != "Failed":
                 one["status"]["phase"] = phase
 
@@ -271,7 +275,18 @@ class Node:
 
     def _waiting(self, pod: Object, reason: str, message: str) -> None:
         state = {"state": {"waiting": {"reason": reason, "message": message}}}
-        self._update(pod, lambda one: one["status"].update(containerStatuses=[_status(pod, state)]))
+        self._update(pod, lambda one: one["status"].update(containerStatuses=[self._status(pod, state)]))
+
+    def _status(self, pod: Object, state: dict[str, Any]) -> dict[str, Any]:
+        container = pod["spec"]["containers"][0]
+        image = container["image"]
+        known = {
+            "name": container["name"],
+            "image": image,
+            "imageID": self._image_ids.get(image, ""),
+            "restartCount": 0,
+        }
+        return {**known, "ready": "running" in state["state"], **state}
 
     def _update(self, pod: Object, change: Callable[[Object], None]) -> None:
         if self._lost.is_set() or not self._there(pod):
@@ -292,12 +307,6 @@ def _misfit(spec: Object, known: dict[str, Path]) -> str | None:
     claims = [v["persistentVolumeClaim"]["claimName"] for v in spec.get("volumes", ()) if "persistentVolumeClaim" in v]
     missing = [claim for claim in claims if claim not in known]
     return f'0/1 nodes are available: persistentvolumeclaim "{missing[0]}" not found.' if missing else None
-
-
-def _status(pod: Object, state: dict[str, Any]) -> dict[str, Any]:
-    container = pod["spec"]["containers"][0]
-    known = {"name": container["name"], "image": container["image"], "imageID": "", "restartCount": 0}
-    return {**known, "ready": "running" in state["state"], **state}
 
 
 def _config(pod: Object, folder: Path, mark: str, claims: dict[str, Path]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from waiting import wait_until
 import cellwork
 from cellwork.broker import Broker
 from cellwork.errors import CommandFailed, OutOfMemory, PayloadTooLarge, PolicyViolation, RemoteTaskError
+from cellwork.usage import MEASURES, Run
 from cellwork.usagestore import UsageStore
 
 TIMEOUT = 60
@@ -20,6 +21,22 @@ TIMEOUT = 60
 @pytest.fixture
 def tasks(shop):
     return shop.tasks
+
+
+@pytest.fixture
+def bills(shop):
+    """The bills of a task's sandboxes, once there are so many."""
+    broker = Broker(shop.app.app)
+
+    def bills(task_id: str, count: int) -> list[Run]:
+        def found() -> list[Run]:
+            return [run for run in UsageStore(broker).runs() if run.task_id == task_id]
+
+        wait_until(lambda: len(found()) >= count, what="its bill")
+        return found()
+
+    yield bills
+    broker.close()
 
 
 def test_a_value_comes_back_and_the_worker_says_that_it_runs_pods(tasks, send, pod_worker, cluster):
@@ -86,21 +103,34 @@ def test_the_longest_result_survives_after_100_megabytes_of_output(shop, send):
     assert found == "x" * returned
 
 
-def test_a_pod_that_is_lost_takes_nothing_of_the_tasks_own_retries(tasks, send, cluster, shop):
+def test_a_pod_that_is_lost_takes_nothing_of_the_tasks_own_retries(tasks, send, cluster, bills):
     result = send(tasks.sleep, 3)
     wait_until(lambda: result.state == "STARTED" and cluster.left(), timeout=30, what="the pod")
     cluster.api.delete_namespaced_pod(f"cellwork-{result.id}-0", cluster.namespace, grace_period_seconds=0)
     assert result.get(timeout=TIMEOUT) == 3
-    broker = Broker(shop.app.app)
-    runs = wait_until(
-        lambda: (found := [one for one in UsageStore(broker).runs() if one.task_id == result.id])[1:] and found,
-        what="its bill",
-    )
-    broker.close()
+    runs = bills(result.id, 2)
     assert [(run.sandbox, run.retries, run.outcome) for run in runs] == [
         (f"cellwork-{result.id}-0", 0, "sandbox-lost"),
         (f"cellwork-{result.id}-0-1", 0, "success"),
     ]
+
+
+def test_its_bill_has_what_a_containers_has(tasks, send, bills, cluster):
+    result = send(tasks.busy, 0.3, 40 << 20, memory="128m")
+    result.get(timeout=TIMEOUT)
+    (run,) = bills(result.id, 1)
+    assert (run.executor, run.outcome, run.queue, run.start) == ("kubernetes", "success", "kubernetes", "cold")
+    assert (run.image, run.reason) == (cluster.image, "executor='kubernetes' in the call")
+    assert "sha256:" in run.image_digest
+    assert run.host == "emulated" or cluster.server is None
+    assert 0.2 < run.cpu_seconds < 30
+    assert 40 << 20 < run.peak_memory_bytes <= 128 << 20
+    assert run.run_seconds > 0.25
+    assert run.start_seconds > 0
+    assert run.queue_seconds >= 0
+    assert run.network_sent_bytes is not None
+    told = result.backend.get_task_meta(result.id)["cellwork"]
+    assert {name: told.get(name) for name in ("host", *MEASURES)} == {n: getattr(run, n) for n in ("host", *MEASURES)}
 
 
 def test_a_payload_that_no_secret_takes_is_refused_with_its_size(tasks, send):

@@ -4,11 +4,14 @@ import base64
 import gzip
 import json
 import random
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -186,6 +189,17 @@ def test_a_template_is_under_what_cellwork_says():
     (container,) = made["spec"]["containers"]
     assert container["image"] == "python:3.12"
     assert {one["name"]: one["value"] for one in container["env"]} == {"A": "1", "B": "2"}
+
+
+def test_a_secret_of_the_clusters_own_comes_by_a_template_as_the_page_shows_it():
+    page = (Path(__file__).parents[2] / "docs/secrets.md").read_text()
+    (example,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    made = manifest.pod(launch(pod_template=yaml.safe_load(example)))
+    template.check("t", made)
+    (container,) = made["spec"]["containers"]
+    assert container["image"] == "python:3.12"
+    reference = {"secretKeyRef": {"name": "shop", "key": "db-password"}}
+    assert {"name": "DB_PASSWORD", "valueFrom": reference} in container["env"]
 
 
 RESTRICTED = {"name": "x", "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}
