@@ -54,7 +54,7 @@ def test_a_worker_that_dies_before_it_acknowledges_what_has_become_a_pod_has_not
 
     result = send(shop, cluster)
     message = wait_until(held, what="it to be taken")
-    wait_until(lambda: result.id in pod_worker.text, what="it to be taken as a pod")
+    wait_until(lambda: result.id in pod_worker.text, timeout=TIMEOUT, what="it to be taken as a pod")
     assert container_worker.text.count("becomes a pod") == 1
     if when == "when the pod has ended":
         assert result.get(timeout=TIMEOUT) == [180, 0]
