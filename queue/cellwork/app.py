@@ -16,7 +16,7 @@ from celery.utils.imports import symbol_by_name
 from kombu.exceptions import EncodeError
 from kombu.messaging import Producer
 
-from . import adhoc, broker, idempotency, pins, router, settings
+from . import adhoc, broker, idempotency, pins, router, routing, settings
 from . import spec as specs
 from .arguments import invalid_argument
 from .errors import InvalidSetting
@@ -184,6 +184,7 @@ def _checked_send(app: Any, send: Callable[..., Any]) -> Callable[..., Any]:
         declared = getattr(task, "cellwork_spec", None) or ContainerSpec()
         called = pins.of(app).pin(specs.merge(declared, stamped), called)
         queue = options.get("queue") or getattr(task, "queue", None)
+        queue = queue or router.users_queue(app, name, args, kwargs, options, task)
         earlier = None if said else router.kept((options.get("headers") or {}).get("cellwork"))
         asked = router.of(app).asked(
             name=name,
@@ -193,9 +194,10 @@ def _checked_send(app: Any, send: Callable[..., Any]) -> Callable[..., Any]:
             time_limit=options.get("time_limit") or getattr(task, "time_limit", None),
             args=args or (),
             kwargs=kwargs or {},
+            parameters=routing.parameters(task),
         )
         route = earlier or router.of(app).decide(asked)
-        if route.queue is not None and not _routed_by_user(app, name, args, kwargs, options, task):
+        if route.queue is not None:
             options["queue"] = route.queue
         header: dict[str, Any] = {
             "spec": specs.to_header(specs.merge(asked.learned, called)),
@@ -264,9 +266,3 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
     for option, value in options.items():
         if option not in _SEND_OPTIONS and option not in stamps:
             raise specs.unknown_option(name, option, value, FIELDS | _SEND_OPTIONS)
-
-
-def _routed_by_user(app: Any, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any) -> bool:
-    """True where the app's own task_routes say where this task goes."""
-    theirs = app.amqp.router
-    return bool(theirs.routes) and theirs.lookup_route(name, args or (), kwargs or {}, options, task) is not None

@@ -74,6 +74,27 @@ class Broker:
         """The name of something that cellwork keeps, for this installation only."""
         return f"{self._prefix}cellwork:{self._installation}:{':'.join(parts)}"
 
+    def lists(self, queue: str) -> list[str]:
+        """The keys that a queue's messages are in: one for each of kombu's priorities."""
+        from kombu.transport.redis import Channel
+
+        options = self._app.conf.get("broker_transport_options") or {}
+        steps = options.get("priority_steps") or Channel.priority_steps
+        separator = options.get("sep") or Channel.sep
+        return [self._prefix + (f"{queue}{separator}{step}" if step else queue) for step in steps]
+
+    def beats(self) -> list[bytes]:
+        """What the workers of this installation that live say of themselves.
+
+        Raises:
+            redis.RedisError
+        """
+        client: Any = self.client
+        # From an index: the broker's Redis may have millions of other keys.
+        keys = [self.key("worker", name.decode()) for name in client.zrange(self.key("workers"), 0, -1)]
+        # Of one that has died its time has run out.
+        return [beat for beat in (client.mget(keys) if keys else ()) if beat is not None]
+
     @cached_property
     def client(self) -> "redis.Redis":
         """Plain: it adds no prefix to keys. Safe to use from many threads.

@@ -121,7 +121,7 @@ class ImageBuildFailed(ImageUnavailable):
 
 
 class NoWorker(CellworkError):
-    """No worker that lives has the executor that the task goes to. Nothing was enqueued."""
+    """No worker that lives takes from the queue that the task goes to. Nothing was enqueued."""
 
     kind = "no-worker"
 

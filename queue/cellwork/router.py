@@ -39,7 +39,8 @@ class Router:
         self._rules = routing.parse_rules(self._settings.route)
         self._heavy = routing.parse_heavy(self._settings.heavy)
         self._own = _callable(self._settings.router)
-        self._traffic = Traffic(app, str(app.conf.task_default_queue))
+        self._default_queue = str(app.conf.task_default_queue)
+        self._traffic = Traffic(app, self._default_queue)
         self._sizes = Sizes(app, self._settings.learn_headroom)
         self._warned: dict[str, float] = {}
 
@@ -59,14 +60,15 @@ class Router:
             snapshot: how the cluster stands; None: as it was seen last, if it was.
 
         Raises:
-            NoWorker: nobody serves the executor, and ``unserved = "error"``.
+            NoWorker: nobody takes from its queue, and ``unserved = "error"``.
         """
-        route = self._own_route(asked) or routing.route(asked, self._rules, self._heavy)
+        own = None if self._own is None else self._own_route
+        route = routing.route(asked, self._rules, self._heavy, own)
         if self._overflows(route, asked):
             seen = snapshot or self._traffic.now()
             if seen is not None and (why := self._full(seen)) is not None:
                 route = Route("kubernetes", KUBERNETES_QUEUE, why)
-        if route.executor == "kubernetes" and self._settings.unserved != "off":
+        if self._settings.unserved != "off" and not asked.name.startswith("celery."):
             self._check_served(route, asked, snapshot)
         return route
 
@@ -102,11 +104,12 @@ class Router:
             return None
 
     def _own_route(self, asked: Asked) -> Route | None:
-        if self._own is None:
+        answer = None if self._own is None else self._own(asked)
+        if isinstance(answer, Route):
+            # An explicit queue stays.
+            return answer if asked.queue is None else msgspec.structs.replace(answer, queue=None)
+        if answer is None:
             return None
-        answer = self._own(asked)
-        if answer is None or isinstance(answer, Route):
-            return answer
         if answer not in EXECUTORS:
             raise InvalidSetting(
                 f"router {self._settings.router!r} answered {answer!r:.60} for task {asked.name}; None, a Route or one "
@@ -126,7 +129,7 @@ class Router:
 
     def _full(self, seen: "Snapshot") -> str | None:
         longest, oldest = self._settings.overflow_length, self._settings.overflow_seconds
-        if "kubernetes" not in seen.served:
+        if KUBERNETES_QUEUE not in seen.served:
             return None
         if longest is not None and seen.waiting > longest:
             return f"overflow: {seen.waiting} messages wait > {longest}"
@@ -135,19 +138,31 @@ class Router:
         return None
 
     def _check_served(self, route: Route, asked: Asked, snapshot: "Snapshot | None") -> None:
-        strict = self._settings.unserved == "error"
-        seen = snapshot or self._traffic.now() or (self.look() if strict else None)
-        if seen is None or route.executor in seen.served:
-            return
-        message = (
-            f"task {asked.name} goes to executor {route.executor!r} ({route.reason}), and no worker that lives has it: "
-            f"it waits until one comes; start one with CELLWORK_EXECUTOR={route.executor} -Q {KUBERNETES_QUEUE}"
-        )
-        if strict:
-            raise NoWorker(message.replace("it waits until one comes", "nothing was sent"))
-        if time.monotonic() - self._warned.get(route.executor, -_WARN_EVERY) >= _WARN_EVERY:
-            self._warned[route.executor] = time.monotonic()
-            logger.warning("%s", message)
+        queue = route.queue or asked.queue or self._default_queue
+
+        def problem(what: str) -> str:
+            return (
+                f"task {asked.name} goes to queue {queue!r} (executor {route.executor}: {route.reason}), and no worker "
+                f"that lives takes from it: {what}; start one with -Q {queue}"
+            )
+
+        def warn(seen: "Snapshot") -> None:
+            overdue = time.monotonic() - self._warned.get(queue, -_WARN_EVERY) >= _WARN_EVERY
+            if queue not in seen.served and overdue:
+                self._warned[queue] = time.monotonic()
+                logger.warning("%s", problem("it waits until one comes"))
+
+        seen = snapshot or self._traffic.now()
+        if self._settings.unserved == "error":
+            # What was seen a moment ago does not know of a worker that has just come.
+            if (seen is None or queue not in seen.served) and snapshot is None:
+                seen = self.look()
+            if seen is not None and queue not in seen.served:
+                raise NoWorker(problem("nothing was sent"))
+        elif seen is not None:
+            warn(seen)
+        else:
+            self._traffic.tell(queue, warn)
 
     def close(self) -> None:
         """Disconnect."""
@@ -172,6 +187,15 @@ def _callable(given: Any) -> Callable[[Asked], Any] | None:
     if not callable(found):
         raise InvalidSetting(f"router={given!r} is no function")
     return found  # type: ignore[no-any-return]
+
+
+def users_queue(app: Any, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any) -> str | None:
+    """The queue that the application's own ``task_routes`` name; None: they name none."""
+    theirs = app.amqp.router
+    found = theirs.lookup_route(name, args or (), kwargs or {}, options, task) if theirs.routes else None
+    if isinstance(found, Mapping):
+        found = found.get("queue") or found.get("routing_key") or found.get("exchange")
+    return None if found is None else str(getattr(found, "name", found))
 
 
 def kept(header: Mapping[str, Any] | None) -> Route | None:

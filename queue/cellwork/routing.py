@@ -1,9 +1,11 @@
 """Which executor and which queue a task goes to, and why. Pure."""
 
+import inspect
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -60,6 +62,18 @@ class Asked(msgspec.Struct, frozen=True):
     time_limit: float | None = None
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] = {}
+    #: Names of its positional arguments, where the publisher has the task; see `parameters`.
+    parameters: Sequence[str] = ()
+
+    def argument(self, name: str) -> object:
+        """Of that name, however it is passed, or at that position; None: there is none."""
+        if name.isdigit():
+            position = int(name)
+        elif name in self.kwargs or name not in self.parameters:
+            return self.kwargs.get(name)
+        else:
+            position = self.parameters.index(name)
+        return self.args[position] if position < len(self.args) else None
 
     def amount(self, name: str) -> float | None:
         """Of processors, bytes, graphics cards or seconds; None: it does not say."""
@@ -98,8 +112,18 @@ class Rule(msgspec.Struct, frozen=True):
         return (
             all(fnmatchcase(names[name], glob) for name, glob in self.globs)
             and all(comparison.holds(asked.amount(name)) for name, comparison in self.amounts)
-            and all(comparison.holds(_argument(asked, name)) for name, comparison in self.arguments)
+            and all(comparison.holds(asked.argument(name)) for name, comparison in self.arguments)
         )
+
+
+@lru_cache(maxsize=1024)
+def parameters(task: Any) -> tuple[str, ...]:
+    """Names of the positional arguments of a task; none where it cannot be told, or `task` is None."""
+    try:
+        found = inspect.signature(task.run).parameters.values()
+    except (AttributeError, TypeError, ValueError):
+        return ()
+    return tuple(one.name for one in found if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD))
 
 
 def parse_rules(given: Any) -> tuple[Rule, ...]:
@@ -127,14 +151,21 @@ def parse_heavy(given: Any) -> dict[str, float]:
         raise ValueError(f"{error}") from None
 
 
-def route(asked: Asked, rules: Sequence[Rule] = (), heavy: Mapping[str, float] | None = None) -> Route:
+def route(
+    asked: Asked,
+    rules: Sequence[Rule] = (),
+    heavy: Mapping[str, float] | None = None,
+    own: Callable[[Asked], Route | None] | None = None,
+) -> Route:
     """Decide. The first of these that says something does: the call's executor, the task's, the explicit queue,
-    the rules in their order, an option that only pods have, the thresholds.
+    the application's own function, the rules in their order, an option that only pods have, the thresholds, the
+    installation's defaults.
 
     Args:
         asked: what is known of the task.
         rules: see `parse_rules`.
         heavy: see `parse_heavy`.
+        own: the application's function; it gives None where the rules are to decide.
     """
     if asked.name.startswith("celery."):
         return Route("inline", None, "Celery's own task")
@@ -143,11 +174,17 @@ def route(asked: Asked, rules: Sequence[Rule] = (), heavy: Mapping[str, float] |
             return _to(spec.executor, asked.queue, f"executor={spec.executor!r} {where}")
     if asked.queue == KUBERNETES_QUEUE:
         return Route("kubernetes", None, f"queue={asked.queue!r}")
+    if own is not None and (chosen := own(asked)) is not None:
+        return chosen
     for rule in rules:
         if rule.matches(asked):
             return _to(rule.executor, asked.queue, f"rule {rule.text}", rule.queue)
     if (weighed := _weight(asked, heavy or {})) is not None:
         return weighed
+    if (usual := asked.spec.executor) is not None:
+        # Nobody named it: those who did have been heard.
+        made = _to(usual, asked.queue, f"executor={usual!r} in the defaults")
+        return msgspec.structs.replace(made, either_way=asked.queue is None)
     return Route("docker", None, "default", either_way=asked.queue is None)
 
 
@@ -175,12 +212,6 @@ def _shown(name: str, amount: float) -> str:
     if name == "memory":
         return format_bytes(int(amount))
     return f"{amount:g} s" if name == "time_limit" else f"{amount:g}"
-
-
-def _argument(asked: Asked, name: str) -> object:
-    if name.isdigit():
-        return asked.args[int(name)] if int(name) < len(asked.args) else None
-    return asked.kwargs.get(name)
 
 
 def _rule(number: int, given: Any) -> Rule:

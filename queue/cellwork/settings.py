@@ -93,14 +93,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     route: tuple[Any, ...] = ()
     #: What makes a task heavy, and so a pod: more than so much of cpus, memory, gpus, time_limit (seconds).
     heavy: dict[str, Any] = {}
-    #: A function of the application's own, asked first: ``module:function``, or the function. It gets a
-    #: `cellwork.routing.Asked` and gives the name of an executor, or None for "the rules decide".
+    #: A function of the application's own, asked before the rules: ``module:function``, or the function. It gets a
+    #: `cellwork.routing.Asked` and gives the name of an executor, a `cellwork.routing.Route`, or None for "the rules
+    #: decide".
     router: Any = None
     #: Messages in the default queue, and age in seconds of its oldest one, above which tasks that may go either way
     #: become pods. None: they never do.
     overflow_length: int | None = None
     overflow_seconds: float | None = None
-    #: What happens to a task whose executor no worker has that lives.
+    #: What happens to a task for a queue that no worker takes from that lives.
     unserved: Literal["warn", "error", "off"] = "warn"
     #: Namespace of pods whose task names none; None: the service account's, or the kubeconfig context's.
     kube_namespace: str | None = None

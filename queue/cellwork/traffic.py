@@ -1,4 +1,4 @@
-"""What the router knows of the cluster: how long the queue is, and which executors somebody serves.
+"""What the router knows of the cluster: how long the queue is, and which queues somebody takes from.
 
 Asked for in a thread, at most once a second, with a short timeout: sending a task never waits for it.
 """
@@ -6,6 +6,7 @@ Asked for in a thread, at most once a second, with a short timeout: sending a ta
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,7 +30,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     #: Messages in the queue, and the age of the oldest one in seconds; None: it does not say.
     waiting: int
     oldest: float | None
-    #: Executors of the workers that live; "docker" also stands for those that run processes instead.
+    #: Queues that the workers which live take from.
     served: frozenset[str]
     #: By the monotonic clock.
     at: float
@@ -48,6 +49,8 @@ class Traffic:
         self._looking = False
         self._asked = -_PERIOD
         self._last: Snapshot | None = None
+        #: By what each is about, those who want to be told of the first look.
+        self._curious: dict[str, Callable[[Snapshot], None]] = {}
 
     def now(self) -> Snapshot | None:
         """The last look, and a new one is begun where that is a second old. None: nothing is known."""
@@ -59,6 +62,12 @@ class Traffic:
             threading.Thread(target=self._look, name="cellwork-traffic", daemon=True).start()
         return last if last is not None and time.monotonic() - last.at < _STALE else None
 
+    def tell(self, about: str, then: Callable[[Snapshot], None]) -> None:
+        """Have `then` called after the look that `now` has begun; once for all that ask about the same meanwhile."""
+        with self._lock:
+            if self._looking:
+                self._curious.setdefault(about, then)
+
     def look(self) -> Snapshot:
         """Look now; the broker must be a Redis.
 
@@ -66,12 +75,13 @@ class Traffic:
             redis.RedisError
         """
         client: Any = self._broker.client
-        waiting, message = client.llen(self._queue), client.lindex(self._queue, -1)
-        keys = list(client.scan_iter(match=self._broker.key("worker", "*"), count=1000))
-        beats = [loads(beat) for beat in (client.mget(keys) if keys else ()) if beat]
-        served = {"docker" if beat["executor"] == "process" else beat["executor"] for beat in beats}
-        served |= {"kubernetes" for beat in beats if beat.get("pods")}
-        snapshot = Snapshot(waiting, _age(message), frozenset(served), time.monotonic())
+        with client.pipeline(transaction=False) as pipe:
+            for key in self._broker.lists(self._queue):
+                pipe.llen(key).lindex(key, -1)
+            found = pipe.execute()
+        ages = [age for message in found[1::2] if (age := _age(message)) is not None]
+        served = {queue for beat in self._broker.beats() for queue in loads(beat).get("queues", ())}
+        snapshot = Snapshot(sum(found[::2]), max(ages, default=None), frozenset(served), time.monotonic())
         with self._lock:
             self._last = snapshot
         return snapshot
@@ -84,6 +94,11 @@ class Traffic:
         finally:
             with self._lock:
                 self._looking, self._asked = False, time.monotonic()
+                curious, self._curious = self._curious, {}
+                last = self._last
+            if last is not None:
+                for then in curious.values():
+                    then(last)
 
     def close(self) -> None:
         """Disconnect."""

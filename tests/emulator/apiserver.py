@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -10,15 +11,28 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import yaml
 from emulator.store import Conflict, Expired, Missing, Object, Store, now
 
 _OBJECTS = re.compile(r"/api/v1/namespaces/([^/]+)/(pods|secrets)(?:/([^/]+))?(?:/(log|eviction))?")
 _NAMESPACES = re.compile(r"/api/v1/namespaces/([^/]+)")
 _LABEL = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 _SECRET_BYTES = 1 << 20
+
+#: Who may do all; everybody else may do what a dispatcher may.
+ADMIN = "Bearer admin"
+
+_RBAC = Path(__file__).parents[2] / "k8s/base/rbac.yaml"
+
+
+def dispatchers_rights() -> set[tuple[str, str]]:
+    """Verbs and resources that k8s/ gives a worker."""
+    (role,) = [one for one in yaml.safe_load_all(_RBAC.read_text()) if one["kind"] == "Role"]
+    return {(verb, what) for rule in role["rules"] for what in rule["resources"] for verb in rule["verbs"]}
 
 
 @dataclass
@@ -45,18 +59,29 @@ class Fault:
 class ApiServer:
     """Serves on a port of its own until `close`."""
 
-    def __init__(self, logs: Callable[[Object, bool, int | None], Iterable[bytes]]) -> None:
+    def __init__(
+        self, logs: Callable[[Object, bool, int | None], Iterable[bytes]], tls: ssl.SSLContext | None = None
+    ) -> None:
         """`logs`: gives a pod's output: pod, whether to follow it, at most so many last lines."""
         self.store = Store()
         self.logs = logs
         self.requests: Counter[str] = Counter()
-        self.allowed: Callable[[str, str], bool] = lambda verb, resource: True
+        #: By version, how often a watch was told of it.
+        self.bookmarks: Counter[str] = Counter()
+        rights = dispatchers_rights()
+        self.allowed: Callable[[str, str], bool] = lambda verb, resource: (verb, resource) in rights
+        #: Verbs and resources that were asked for and allowed.
+        self.used: set[tuple[str, str]] = set()
+        #: By which callers proved who they are.
+        self.tokens: set[str | None] = set()
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._generation = 0
         self._connections: set[socket.socket] = set()
         self._http = _Http(("127.0.0.1", 0), _Handler)
         self._http.owner = self
+        if tls is not None:
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
         self.port = self._http.server_address[1]
         self._serving: threading.Thread | None = None
         self.restart()
@@ -171,6 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length)) if length else {}
         kind = "watch" if query.get("watch") in ("true", "True") else url.path.rsplit("/", 1)[-1]
         owner.requests[f"{method} {kind if kind in ('watch', 'log', 'pods', 'secrets') else 'one'}"] += 1
+        owner.tokens.add(self.headers.get("Authorization"))
         fault = owner.fault(method, self.path)
         if fault is not None and fault.delay:
             time.sleep(fault.delay)
@@ -199,6 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(201, {"status": {"allowed": owner.allowed(asked["verb"], resource)}})
         if (match := _OBJECTS.fullmatch(path)) is not None:
             namespace, kind, name, sub = match.groups()
+            self._authorize(method, kind, name, sub, query)
             if sub == "log":
                 return self._log(namespace, name, query)
             if sub == "eviction":
@@ -211,8 +238,19 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._watch(kind, namespace, query)
             return self._list(kind, namespace, query, fault)
         if (match := _NAMESPACES.fullmatch(path)) is not None:
+            self._authorize(method, "namespaces", match[1], None, query)
             return self._answer(200, {"kind": "Namespace", "metadata": {"name": match[1], "uid": f"uid-{owner.port}"}})
         raise Denied(404, f"the server could not find the requested resource {path}")
+
+    def _authorize(self, method: str, kind: str, name: str | None, sub: str | None, query: dict[str, str]) -> None:
+        whole = "watch" if query.get("watch") in ("true", "True") else "list"
+        verb = {"POST": "create", "DELETE": "delete"}.get(method, whole if name is None else "get")
+        resource, owner = f"{kind}/{sub}" if sub else kind, self.server.owner
+        if self.headers.get("Authorization") == ADMIN:
+            return
+        if not owner.allowed(verb, resource):
+            raise Denied(403, f'{kind} is forbidden: User "dispatcher" cannot {verb} resource "{resource}"')
+        owner.used.add((verb, resource))
 
     def _create(self, kind: str, namespace: str, body: Object) -> None:
         name = body["metadata"]["name"]
@@ -283,6 +321,8 @@ class _Handler(BaseHTTPRequestHandler):
             for type_, what in owner.store.watch(kind, namespace, int(query["resourceVersion"]), until):
                 if type_ == "BOOKMARK" or _selected(what, selector):
                     self._chunk(json.dumps({"type": type_, "object": what}).encode() + b"\n")
+                if type_ == "BOOKMARK":
+                    owner.bookmarks[what["metadata"]["resourceVersion"]] += 1
         except Expired:
             gone = {"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"}
             self._chunk(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")

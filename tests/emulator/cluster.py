@@ -33,7 +33,7 @@ class Cluster:
     #: None: it is a real one, in which nobody can order faults.
     server: ApiServer | None = None
     node: Node | None = None
-    #: Of whoever may look at everything; None: the worker's.
+    #: Of whoever may do all.
     admin: Path | None = None
 
     @cached_property
@@ -65,19 +65,19 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     server = ApiServer(node.logs)
     node.serve(server.store)
     try:
-        yield Cluster(write_kubeconfig(folder, server.url), "jobs", "cellwork/python:base", server, node)
+        admin = write_kubeconfig(folder, server.url, "admin")
+        yield Cluster(write_kubeconfig(folder, server.url), "jobs", "cellwork/python:base", server, node, admin)
     finally:
         server.close()
         node.close()
 
 
-def write_kubeconfig(folder: Path, url: str) -> Path:
+def write_kubeconfig(folder: Path, url: str, token: str = "dispatcher") -> Path:
     """A kubeconfig whose current context is the server at `url`, namespace ``jobs``."""
-    return _kubeconfig(folder, {"server": url}, "emulated", "jobs")
+    return _kubeconfig(folder / f"{token}.kubeconfig", {"server": url}, token, "jobs")
 
 
-def _kubeconfig(folder: Path, server: dict[str, str], token: str, namespace: str) -> Path:
-    path = folder / "kubeconfig"
+def _kubeconfig(path: Path, server: dict[str, str], token: str, namespace: str) -> Path:
     context = {"name": "tests", "context": {"cluster": "tests", "user": "tests", "namespace": namespace}}
     path.write_text(
         json.dumps(
@@ -121,4 +121,4 @@ def _worker(admin: Path, namespace: str, folder: Path) -> Path:
     server = {"server": api.configuration.host}
     if (authority := api.configuration.ssl_ca_cert) is not None:
         server["certificate-authority"] = str(authority)
-    return _kubeconfig(folder, server, given.status.token, namespace)
+    return _kubeconfig(folder / "kubeconfig", server, given.status.token, namespace)

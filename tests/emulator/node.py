@@ -31,6 +31,8 @@ class Node:
         self._mark = mark
         self._store: Store | None = None
         self._containers: dict[str, str] = {}
+        #: Of the images that pods named, by that name.
+        self._image_ids: dict[str, str] = {}
         self._ending: set[str] = set()
         self._closing = threading.Event()
         self._lost = threading.Event()
@@ -54,6 +56,9 @@ class Node:
         """From here on it says nothing any more; its containers run on."""
         self._lost.set()
 
+    def come_back(self) -> None:
+        self._lost.clear()
+
     def evict(self, name: str, reason: str = "Evicted", message: str = "The node was low on resource: memory.") -> None:
         """The kubelet ends it because the node is short of something."""
         pod = next(p for p in self._pods() if p["metadata"]["name"] == name)
@@ -64,6 +69,19 @@ class Node:
         self._update(pod, failed)
         with suppress(APIError):
             self._client.kill(self._containers[pod["metadata"]["uid"]])
+
+    def disrupt(self, name: str, reason: str, message: str = "") -> None:
+        """The cluster takes it away, with its grace: the scheduler for a more urgent one, or the taint manager."""
+        pod = next(p for p in self._pods() if p["metadata"]["name"] == name)
+        condition = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}
+
+        def change(one: Object) -> None:
+            one["status"].setdefault("conditions", []).append(condition)
+            grace = one["spec"]["terminationGracePeriodSeconds"]
+            one["metadata"] |= {"deletionTimestamp": now(), "deletionGracePeriodSeconds": grace}
+
+        assert self._store is not None
+        self._store.update("pods", pod["metadata"]["namespace"], name, change)
 
     def kill(self, name: str) -> None:
         """The container is killed behind the kubelet's back."""
@@ -183,7 +201,7 @@ class Node:
         """Image and volumes are there. False: they will not be."""
         container = pod["spec"]["containers"][0]
         try:
-            self._client.inspect_image(container["image"])
+            self._image_ids[container["image"]] = self._client.inspect_image(container["image"])["Id"]
         except ImageNotFound:
             denied = f'failed to pull image "{container["image"]}": not found'
             self._waiting(pod, "ErrImagePull", denied)
@@ -224,7 +242,9 @@ class Node:
             self._client.remove_container(made["Id"], force=True)
             return
         running = {"state": {"running": {"startedAt": now()}}}
-        self._update(pod, lambda one: one["status"].update(phase="Running", containerStatuses=[_status(pod, running)]))
+        self._update(
+            pod, lambda one: one["status"].update(phase="Running", containerStatuses=[self._status(pod, running)])
+        )
         try:
             self._client.wait(made["Id"], timeout=pod["spec"].get("activeDeadlineSeconds"))
         except NotFound:
@@ -250,7 +270,7 @@ class Node:
         phase = "Failed" if state["exitCode"] else "Succeeded"
 
         def change(one: Object) -> None:
-            one["status"]["containerStatuses"] = [_status(pod, {"state": {"terminated": state}})]
+            one["status"]["containerStatuses"] = [self._status(pod, {"state": {"terminated": state}})]
             if one["status"].get("phase") != "Failed":
                 one["status"]["phase"] = phase
 
@@ -258,7 +278,18 @@ class Node:
 
     def _waiting(self, pod: Object, reason: str, message: str) -> None:
         state = {"state": {"waiting": {"reason": reason, "message": message}}}
-        self._update(pod, lambda one: one["status"].update(containerStatuses=[_status(pod, state)]))
+        self._update(pod, lambda one: one["status"].update(containerStatuses=[self._status(pod, state)]))
+
+    def _status(self, pod: Object, state: dict[str, Any]) -> dict[str, Any]:
+        container = pod["spec"]["containers"][0]
+        image = container["image"]
+        known = {
+            "name": container["name"],
+            "image": image,
+            "imageID": self._image_ids.get(image, ""),
+            "restartCount": 0,
+        }
+        return {**known, "ready": "running" in state["state"], **state}
 
     def _update(self, pod: Object, change: Callable[[Object], None]) -> None:
         if self._lost.is_set() or not self._there(pod):
@@ -279,12 +310,6 @@ def _misfit(spec: Object, known: dict[str, Path]) -> str | None:
     claims = [v["persistentVolumeClaim"]["claimName"] for v in spec.get("volumes", ()) if "persistentVolumeClaim" in v]
     missing = [claim for claim in claims if claim not in known]
     return f'0/1 nodes are available: persistentvolumeclaim "{missing[0]}" not found.' if missing else None
-
-
-def _status(pod: Object, state: dict[str, Any]) -> dict[str, Any]:
-    container = pod["spec"]["containers"][0]
-    known = {"name": container["name"], "image": container["image"], "imageID": "", "restartCount": 0}
-    return {**known, "ready": "running" in state["state"], **state}
 
 
 def _config(pod: Object, folder: Path, mark: str, claims: dict[str, Path]) -> dict[str, Any]:

@@ -88,10 +88,16 @@ class Store:
     def compact(self) -> None:
         """Forget what happened: every watch that wants to go on from before is told 410."""
         with self.changed:
-            self._history.clear()
-            self._oldest = self._version + 1
             self._version += 1
+            self.forget()
+
+    def forget(self) -> int:
+        """The same, but for one that wants to go on from just now: returns that version."""
+        with self.changed:
+            self._history.clear()
+            self._oldest = self._version
             self.changed.notify_all()
+            return self._version
 
     def watch(self, kind: str, namespace: str, version: int, until: Callable[[], bool]) -> Iterator[tuple[str, Object]]:
         """(type, object) after `version`, in order; a BOOKMARK after a silent second.

@@ -1,5 +1,7 @@
 """A task that the kernel kills for memory is started again with more, and keeps its own retries."""
 
+import threading
+
 import pytest
 from waiting import wait_until
 
@@ -37,13 +39,30 @@ def nothing_learned(shop):
     broker.close()
 
 
-def test_killed_for_memory_it_ends_well_with_more_and_its_next_run_starts_there(hostile, shared_worker, runs):
+@pytest.fixture
+def succeeded(shop):
+    """The events of tasks that ended well, as Flower gets them, by the task's id."""
+    app, found = shop.app.app, {}
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"task-succeeded": lambda e: found.update({e["uuid"]: e})})
+        thread = threading.Thread(target=lambda: list(receiver.itercapture(timeout=None, wakeup=False)))
+        thread.start()
+        yield found
+        receiver.should_stop = True
+        thread.join()
+
+
+def test_killed_for_memory_it_ends_well_with_more_and_its_next_run_starts_there(
+    hostile, shared_worker, runs, succeeded
+):
     result = hostile.needs_memory.apply_async((180,), memory="64m", memory_max="1g")
     assert result.get(timeout=TIMEOUT) == [180, 0]
     starts = [line for line in shared_worker.text.splitlines() if result.id in line and "starts again with" in line]
     assert [line.partition("starts again with ")[2].partition(":")[0] for line in starts] == ["128 MiB", "256 MiB"]
     tried = [64 << 20, 128 << 20, 256 << 20]
     assert hostile.app.backend.get_task_meta(result.id)["cellwork"]["memory_tried"] == tried
+    event = wait_until(lambda: succeeded.get(result.id), what="its event")
+    assert (event["memory_tried"], event["ooms"]) == ("64 MiB, 128 MiB, 256 MiB", 2)
     (run,) = (run for run in runs(result.id) if run.outcome == "success")
     assert run.memory_bytes == 256 << 20
     again = hostile.needs_memory.apply_async((180,), memory="64m", memory_max="1g")

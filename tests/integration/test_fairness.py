@@ -20,8 +20,8 @@ TIMEOUT = 60
 class Line:
     """A queue of its own, as producers and workers have it."""
 
-    def __init__(self, broker: str, **given) -> None:
-        self.name = f"line-{uuid.uuid4().hex[:8]}"
+    def __init__(self, broker: str, name: str | None = None, **given) -> None:
+        self.name = name or f"line-{uuid.uuid4().hex[:8]}"
         self.app = configure(Celery("line", set_as_current=False), installation=self.name, unserved="off", **given)
         self.app.conf.update(broker_url=f"{broker}/0", result_backend=f"{broker}/1", task_default_queue=self.name)
         options = {"unacked_key": f"{self.name}-u", "unacked_index_key": f"{self.name}-i", "visibility_timeout": 5}
@@ -119,6 +119,22 @@ def test_no_more_than_may_run_are_taken_and_others_go_before_those_that_wait(lin
     assert one.take() is None
     second.reject()
     assert one.take().headers["task"] == "capped"
+
+
+def test_caps_hold_over_all_workers_of_a_queue_and_the_next_goes_to_whoever_is_free(line):
+    one = line(key_max_running=2)
+    other = line(name=one.name, key_max_running=2)
+    for _ in range(3):
+        one.put("capped", None, 1)
+        one.put("keyed", "a")
+    taken = [worker.take() for worker in (one, other, other, one, other)]
+    assert [message and message.headers["task"] for message in taken] == ["capped", "keyed", "keyed", None, None]
+    taken[0].ack()
+    assert other.take().headers["task"] == "capped"
+    assert one.take() is None
+    taken[2].ack()
+    assert one.take().headers["task"] == "keyed"
+    assert one.waiting() == 1
 
 
 def test_what_a_dead_worker_had_comes_back_first_and_counts_for_its_cap_again(line):

@@ -14,7 +14,11 @@ from conftest import PROJECT
 from waiting import wait_until
 
 from cellwork import configure
+from cellwork.broker import Broker
+from cellwork.errors import NoWorker
 from cellwork.traffic import Traffic
+from cellwork_worker import heartbeat
+from cellwork_worker.heartbeat import Heartbeat
 
 
 @pytest.fixture
@@ -40,6 +44,21 @@ def client(broker):
     client.delete("crowded", "kubernetes")
 
 
+@pytest.fixture
+def pods_are_served(installation, broker):
+    """A worker says that it takes from the queue of pods."""
+    app = Celery("says", set_as_current=False)
+    app.conf.update(broker_url=f"{broker}/0", cellwork={"installation": installation})
+    one = Broker(app)
+    says = Heartbeat(
+        worker="pods@x", boot="b", place="p", executor="kubernetes", queues=("kubernetes",), visibility_timeout=60.0
+    )
+    heartbeat.beat(one, says)
+    yield
+    heartbeat.end(one, says)
+    one.close()
+
+
 def header(client: redis.Redis, queue: str) -> dict:
     return json.loads(client.rpop(queue))["headers"]["cellwork"]
 
@@ -62,12 +81,26 @@ def test_it_sees_how_long_a_queue_is_how_old_its_oldest_message_and_who_is_serve
     traffic.close()
 
 
-def test_a_crowded_queue_overflows_to_pods_once_somebody_serves_them(make, client, shared_worker, installation):
-    app = make(overflow_length=2, unserved="off")
+def test_messages_of_every_priority_and_under_a_prefix_are_counted(make, client):
+    app = make(unserved="off")
+    app.conf.update(task_default_queue="crowded", broker_transport_options={"global_keyprefix": "own:"})
+    for priority in (0, 6, 9):
+        app.send_task("shop.tasks.echo", (1,), priority=priority)
+    traffic = Traffic(app, "crowded")
+    seen = traffic.look()
+    assert seen.waiting == 3
+    assert seen.oldest < 5
+    traffic.close()
+    client.delete(*client.keys("own:*"))
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [({"overflow_length": 2}, "messages wait > 2"), ({"overflow_seconds": 0.2}, "the oldest message waits ")],
+)
+def test_a_crowded_queue_overflows_to_pods_once_somebody_serves_them(make, client, pods_are_served, limit, reason):
+    app = make(unserved="off", **limit)
     app.conf.task_default_queue = "crowded"
-    beat = json.dumps({"worker": "pods@x", "executor": "kubernetes"})
-    key = f"cellwork:{installation}:worker:pods@x"
-    client.set(key, beat, px=60_000)
     for _ in range(3):
         app.send_task("shop.tasks.echo", (1,))
 
@@ -79,7 +112,26 @@ def test_a_crowded_queue_overflows_to_pods_once_somebody_serves_them(make, clien
     route = header(client, "kubernetes")["route"]
     assert route["executor"] == "kubernetes"
     assert route["reason"].startswith("overflow: ")
-    client.delete(key)
+    assert reason in route["reason"]
+    assert client.llen("crowded") >= 3, "those that were sent before stay"
+
+
+def test_a_task_that_nobody_would_take_is_told_of_although_sending_does_not_wait_to_know(make, client, caplog):
+    app = make()
+    app.conf.task_default_queue = "crowded"
+    app.send_task("shop.tasks.echo", (1,))
+    wait_until(lambda: "goes to queue 'crowded'" in caplog.text, what="the warning")
+    assert "no worker that lives takes from it: it waits until one comes; start one with -Q crowded" in caplog.text
+    assert client.llen("crowded") == 1
+
+
+def test_a_worker_that_has_just_come_is_no_reason_to_refuse(make, client, request):
+    app = make(unserved="error")
+    with pytest.raises(NoWorker, match="nothing was sent"):
+        app.send_task("shop.tasks.echo", (1,), queue="kubernetes")
+    request.getfixturevalue("pods_are_served")
+    app.send_task("shop.tasks.echo", (1,), queue="kubernetes")
+    assert client.llen("kubernetes") == 1
 
 
 def test_sending_does_not_wait_for_a_look_at_a_broker_that_does_not_answer(make, monkeypatch):
@@ -117,7 +169,7 @@ def test_cellwork_route_tells_where_a_task_would_go_and_sends_nothing(shop, clie
     assert (
         heavy.stdout == "shop.tasks.echo → executor kubernetes, queue kubernetes: executor='kubernetes' in the call\n"
     )
-    assert "no worker that lives has executor kubernetes" in heavy.stderr
+    assert "no worker that lives takes from queue kubernetes" in heavy.stderr
     unknown = told("shop.tasks.nowhere", "-Q", "kubernetes", "--json")
     assert (json.loads(unknown.stdout)["queue"], json.loads(unknown.stdout)["known"]) == ("kubernetes", False)
     refused = told("shop.tasks.echo", "-o", "executor=kubernetes", CELLWORK_UNSERVED="error")

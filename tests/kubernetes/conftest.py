@@ -53,6 +53,31 @@ def send(shop, cluster, pod_worker) -> Callable:
     return lambda task, *args, **options: task.apply_async(args, executor="kubernetes", image=cluster.image, **options)
 
 
+@pytest.fixture
+def undisturbed(shop):
+    """Workers that other tests share take nothing meanwhile."""
+    control = shop.app.app.control
+    queues = control.inspect(timeout=2).active_queues() or {}
+    others = [name for name, consumed in queues.items() if "docker" in {queue["name"] for queue in consumed}]
+    if others:
+        control.cancel_consumer("docker", others, reply=True, timeout=5)
+    yield
+    if others:
+        control.add_consumer("docker", destination=others, reply=True, timeout=5)
+
+
+@pytest.fixture
+def container_worker(undisturbed, start_worker, tmp_path):
+    """Of containers, with a router for which more than 100 MiB is heavy."""
+    config = tmp_path / "cellwork.toml"
+    config.write_text('[cellwork]\nheavy = { memory = "100m" }\n')
+    worker = start_worker(
+        "-c", "1", "-Q", "docker", name="light", CELLWORK_CONFIG=str(config), CELLWORK_VISIBILITY_TIMEOUT="4"
+    )
+    yield worker
+    worker.stop()
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing(cluster) -> Iterator[None]:
     """After each test no pod and no Secret is left."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from signal import SIGTERM
 
 import msgspec
 import pytest
@@ -96,6 +97,19 @@ def test_a_pod_that_is_taken_away_at_once_is_lost(start, cluster):
     cluster.api.delete_namespaced_pod(run.launch.id, cluster.namespace, grace_period_seconds=0)
     with pytest.raises(SandboxLost, match="was deleted while it ran, not by this worker"):
         run.exit()
+
+
+def test_a_pod_that_is_asked_to_end_has_its_grace_and_no_more(start, executor):
+    polite = start("trap 'sleep 1; echo bye; exit 0' TERM; echo ready; while :; do sleep 0.1; done", stop_grace=20)
+    stubborn = start("trap '' TERM; echo ready; while :; do sleep 0.1; done", stop_grace=1)
+    for run in (polite, stubborn):
+        run.wait_output(b"ready")
+        executor.stop(run.launch.id, SIGTERM)
+    assert polite.exit().code == 0
+    assert polite.output.endswith(b"bye\n")
+    begun = time.monotonic()
+    assert stubborn.exit().killed
+    assert time.monotonic() - begun < 15
 
 
 def test_a_deadline_of_the_pods_own_is_told_from_a_loss(start):

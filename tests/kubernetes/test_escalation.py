@@ -11,31 +11,6 @@ from cellwork.usagestore import UsageStore
 TIMEOUT = 100
 
 
-@pytest.fixture
-def undisturbed(shop):
-    """Workers that other tests share take nothing meanwhile."""
-    control = shop.app.app.control
-    queues = control.inspect(timeout=2).active_queues() or {}
-    others = [name for name, consumed in queues.items() if "docker" in {queue["name"] for queue in consumed}]
-    if others:
-        control.cancel_consumer("docker", others, reply=True, timeout=5)
-    yield
-    if others:
-        control.add_consumer("docker", destination=others, reply=True, timeout=5)
-
-
-@pytest.fixture
-def container_worker(undisturbed, start_worker, tmp_path):
-    """Of containers, with a router for which more than 100 MiB is heavy."""
-    config = tmp_path / "cellwork.toml"
-    config.write_text('[cellwork]\nheavy = { memory = "100m" }\n')
-    worker = start_worker(
-        "-c", "1", "-Q", "docker", name="light", CELLWORK_CONFIG=str(config), CELLWORK_VISIBILITY_TIMEOUT="4"
-    )
-    yield worker
-    worker.stop()
-
-
 @pytest.fixture(autouse=True)
 def broker_(shop):
     """Each test begins, and leaves off, with a task of which nothing is known."""
@@ -79,7 +54,7 @@ def test_a_worker_that_dies_before_it_acknowledges_what_has_become_a_pod_has_not
 
     result = send(shop, cluster)
     message = wait_until(held, what="it to be taken")
-    wait_until(lambda: result.id in pod_worker.text, what="it to be taken as a pod")
+    wait_until(lambda: result.id in pod_worker.text, timeout=TIMEOUT, what="it to be taken as a pod")
     assert container_worker.text.count("becomes a pod") == 1
     if when == "when the pod has ended":
         assert result.get(timeout=TIMEOUT) == [180, 0]

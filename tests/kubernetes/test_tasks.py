@@ -11,7 +11,10 @@ from otlp import collecting, tree
 from waiting import wait_until
 
 import cellwork
+from cellwork.broker import Broker
 from cellwork.errors import CommandFailed, OutOfMemory, PayloadTooLarge, PolicyViolation, RemoteTaskError
+from cellwork.usage import MEASURES, Run
+from cellwork.usagestore import UsageStore
 
 TIMEOUT = 60
 
@@ -19,6 +22,22 @@ TIMEOUT = 60
 @pytest.fixture
 def tasks(shop):
     return shop.tasks
+
+
+@pytest.fixture
+def bills(shop):
+    """The bills of a task's sandboxes, once there are so many."""
+    broker = Broker(shop.app.app)
+
+    def bills(task_id: str, count: int) -> list[Run]:
+        def found() -> list[Run]:
+            return [run for run in UsageStore(broker).runs() if run.task_id == task_id]
+
+        wait_until(lambda: len(found()) >= count, what="its bill")
+        return found()
+
+    yield bills
+    broker.close()
 
 
 def test_a_value_comes_back_and_the_worker_says_that_it_runs_pods(tasks, send, pod_worker, cluster):
@@ -78,8 +97,41 @@ def test_output_streams_while_the_pod_runs_and_is_kept(tasks, send, shop):
     waits.get(timeout=TIMEOUT)
 
 
-def test_a_long_result_survives_after_much_output(shop, send):
-    assert send(shop.talk.prints_and_returns, 30_000_000, 7_000_000).get(timeout=TIMEOUT) == "x" * 7_000_000
+def test_the_longest_result_survives_after_100_megabytes_of_output(shop, send):
+    # 8 MiB of JSON, two of which are quotes. In long lines: each is a frame of the emulated node's engine.
+    returned = (8 << 20) - 2
+    found = send(shop.talk.prints_and_returns, 100_000_000, returned, 10_000).get(timeout=110)
+    assert found == "x" * returned
+
+
+def test_a_pod_that_is_lost_takes_nothing_of_the_tasks_own_retries(tasks, send, cluster, bills):
+    result = send(tasks.sleep, 3)
+    wait_until(lambda: result.state == "STARTED" and cluster.left(), timeout=30, what="the pod")
+    cluster.api.delete_namespaced_pod(f"cellwork-{result.id}-0", cluster.namespace, grace_period_seconds=0)
+    assert result.get(timeout=TIMEOUT) == 3
+    runs = bills(result.id, 2)
+    assert [(run.sandbox, run.retries, run.outcome) for run in runs] == [
+        (f"cellwork-{result.id}-0", 0, "sandbox-lost"),
+        (f"cellwork-{result.id}-0-1", 0, "success"),
+    ]
+
+
+def test_its_bill_has_what_a_containers_has(tasks, send, bills, cluster):
+    result = send(tasks.busy, 0.3, 40 << 20, memory="128m")
+    result.get(timeout=TIMEOUT)
+    (run,) = bills(result.id, 1)
+    assert (run.executor, run.outcome, run.queue, run.start) == ("kubernetes", "success", "kubernetes", "cold")
+    assert (run.image, run.reason) == (cluster.image, "executor='kubernetes' in the call")
+    assert "sha256:" in run.image_digest
+    assert run.host == "emulated" or cluster.server is None
+    assert 0.2 < run.cpu_seconds < 30
+    assert 40 << 20 < run.peak_memory_bytes <= 128 << 20
+    assert run.run_seconds > 0.25
+    assert run.start_seconds > 0
+    assert run.queue_seconds >= 0
+    assert run.network_sent_bytes is not None
+    told = result.backend.get_task_meta(result.id)["cellwork"]
+    assert {name: told.get(name) for name in ("host", *MEASURES)} == {n: getattr(run, n) for n in ("host", *MEASURES)}
 
 
 def test_a_payload_that_no_secret_takes_is_refused_with_its_size(tasks, send):
@@ -137,6 +189,9 @@ def test_the_pod_says_whose_it_is_and_carries_no_secret(tasks, send, cluster):
     assert pod.metadata.annotations["cellwork.task"] == "shop.tasks.sleep"
     assert pod.metadata.annotations["cellwork.task-id"] == result.id
     assert pod.metadata.labels["cellwork.network"] == "none"
+    assert pod.metadata.labels["cellwork.attempt"] == "0"
+    assert pod.metadata.annotations["cellwork.worker"] == "pods@test"
+    assert pod.metadata.annotations["cellwork.route"] == "executor='kubernetes' in the call"
     assert "redis://" not in json.dumps(pod.to_dict(), default=str)
     result.get(timeout=TIMEOUT)
 

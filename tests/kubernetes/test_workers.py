@@ -71,40 +71,6 @@ def test_a_frozen_worker_that_comes_back_stores_nothing(shop, short_lived, sent,
     wait_until(lambda: "while this one did not answer" in frozen.text, timeout=30, what="it to see that")
 
 
-@pytest.mark.parametrize(
-    ("own", "asked", "ran"),
-    [
-        # As Airflow calls them: SequentialExecutor, LocalExecutor, CeleryExecutor, KubernetesExecutor …
-        ("inline", None, "inline"),
-        ("process", None, "process"),
-        ("docker", None, "docker"),
-        ("kubernetes", None, "kubernetes"),
-        # … CeleryKubernetesExecutor, LocalKubernetesExecutor: one worker serves both.
-        ("docker", "kubernetes", "kubernetes"),
-        ("process", "kubernetes", "kubernetes"),
-    ],
-)
-def test_each_composition_runs_a_task_where_it_says(shop, start_pod_worker, cluster, containers, own, asked, ran):
-    name = f"composed-{own}-{asked}"
-    worker = start_pod_worker("-c", "1", name=name, queue=name, CELLWORK_EXECUTOR=own)
-    options = {"queue": name, "image": cluster.image, **({"executor": asked} if asked else {})}
-    found = shop.tasks.where.apply_async(**options).get(timeout=TIMEOUT)
-    # The first process of a namespace of its own; the worker; or a child of it.
-    assert (found["pid"] == 1) is (ran in ("docker", "kubernetes"))
-    assert (found["pid"] == worker.process.pid) is (ran == "inline")
-    result = shop.tasks.sleep.apply_async((2,), **options)
-    wait_until(lambda: result.state == "STARTED", timeout=30, what="it to run")
-    sandbox = f"cellwork-{result.id}-0"
-
-    def seen() -> tuple[bool, bool]:
-        return sandbox in pods(cluster), any(f"/{sandbox}" in one["Names"] for one in containers())
-
-    # A warm container gets its name a moment after the task.
-    wait_until(lambda: seen() == (ran == "kubernetes", ran == "docker"), what="its pod or its container alone")
-    assert result.get(timeout=TIMEOUT) == 2
-    worker.stop()
-
-
 def test_doctor_asks_the_cluster_for_each_verb_that_a_worker_needs(shop, cluster):
     command = [sys.executable, "-m", "cellwork", "doctor", "--json"]
 

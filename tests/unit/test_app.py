@@ -240,6 +240,27 @@ def test_the_apps_own_routes_win():
     assert sent(app, "theirs")["cellwork"]["route"]["executor"] == "kubernetes"
 
 
+def test_the_apps_own_routes_may_name_the_queue_of_pods_or_no_queue_at_all():
+    app = make(heavy={"memory": "1g"}, unserved="off")
+    app.conf.task_routes = {"shop.*": {"queue": "kubernetes"}, "ml.*": {"priority": 3}}
+    app.send_task("shop.parse")
+    assert sent(app, "kubernetes")["cellwork"]["route"]["reason"] == "queue='kubernetes'"
+    app.send_task("ml.train", memory="2g")
+    assert sent(app, "kubernetes")["cellwork"]["route"]["reason"] == "memory 2 GiB > 1 GiB"
+
+
+def test_a_retry_keeps_its_route_unless_it_says_something_new():
+    app = make(heavy={"memory": "1g"}, unserved="off")
+    declared = app.task(name="shop.parse", image="x")(body)
+    declared.apply_async((1,), executor="process")
+    headers = sent(app)
+    declared.push_request(**{**headers, "delivery_info": {}, "args": (1,), "kwargs": {}, "called_directly": False})
+    declared.signature_from_request().apply_async()
+    assert sent(app)["cellwork"]["route"] == {"executor": "process", "reason": "executor='process' in the call, kept"}
+    declared.signature_from_request().set(executor="kubernetes").apply_async()
+    assert sent(app, "kubernetes")["cellwork"]["route"]["reason"] == "executor='kubernetes' in the call"
+
+
 def test_a_command_is_a_task_whose_function_is_the_command(app):
     task = command(app, image="busybox", name="shop.wc")(body)
     assert task.cellwork_command is True

@@ -4,15 +4,21 @@ import base64
 import gzip
 import json
 import random
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cellwork.errors import EngineUnavailable, ImageUnavailable, InvalidSpec, PayloadTooLarge, PolicyViolation
 from cellwork.spec import ContainerSpec, parse
 from cellwork_worker.executors.kubernetes import manifest, refusals, status, template
+from cellwork_worker.executors.kubernetes.limiter import Limiter
 from cellwork_worker.executors.kubernetes.objects import Pod
 from cellwork_worker.hardening import harden
 from cellwork_worker.launch import Launch, labels
@@ -185,6 +191,17 @@ def test_a_template_is_under_what_cellwork_says():
     assert {one["name"]: one["value"] for one in container["env"]} == {"A": "1", "B": "2"}
 
 
+def test_a_secret_of_the_clusters_own_comes_by_a_template_as_the_page_shows_it():
+    page = (Path(__file__).parents[2] / "docs/secrets.md").read_text()
+    (example,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    made = manifest.pod(launch(pod_template=yaml.safe_load(example)))
+    template.check("t", made)
+    (container,) = made["spec"]["containers"]
+    assert container["image"] == "python:3.12"
+    reference = {"secretKeyRef": {"name": "shop", "key": "db-password"}}
+    assert {"name": "DB_PASSWORD", "valueFrom": reference} in container["env"]
+
+
 RESTRICTED = {"name": "x", "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}
 
 
@@ -352,6 +369,13 @@ def test_a_refusal_is_the_right_error_with_the_servers_own_sentence(code, messag
     assert type(made) is error
     assert message in str(made)
     assert "task t" in str(made)
+
+
+def test_requests_beyond_a_burst_wait_for_their_turn_whoever_makes_them():
+    limiter, begun = Limiter(rate=50, burst=2), time.monotonic()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: limiter.acquire(), range(22)))
+    assert 0.4 <= time.monotonic() - begun < 5
 
 
 def test_an_answer_that_is_no_status_is_quoted():

@@ -8,7 +8,7 @@ from celery import Celery
 from cellwork import configure, router
 from cellwork import spec as specs
 from cellwork.errors import InvalidSetting, NoWorker
-from cellwork.routing import Asked, Route, parse_heavy, parse_rules, route
+from cellwork.routing import Asked, Route, parameters, parse_heavy, parse_rules, route
 from cellwork.traffic import Snapshot
 
 RULES = parse_rules(
@@ -56,6 +56,19 @@ def asked(name: str = "x", queue: str | None = None, **more: Any) -> Asked:
 def test_the_first_that_says_something_decides(task, expected):
     decided = route(task, RULES, HEAVY)
     assert (decided.executor, decided.queue, decided.reason) == expected
+
+
+def test_an_argument_has_its_name_however_it_is_passed_where_the_task_is_known():
+    def body(name, rows=1, *, wide=False): ...
+
+    one = app().task(name="unit.named_arguments", executor="inline")(body)
+    names = parameters(one)
+    assert names == ("name", "rows")
+    for call in ({"args": ["a", 1001]}, {"args": ["a"], "kwargs": {"rows": 1001}}):
+        assert route(asked("x", parameters=names, **call), RULES).queue == "wide"
+    for call in ({"args": ["a"]}, {"args": ["a", 1]}, {"args": ["a", 1], "kwargs": {"wide": 1001}}):
+        assert route(asked("x", parameters=names, **call), RULES).reason == "default"
+    assert parameters(None) == ()
 
 
 def test_the_call_is_heard_before_the_task_and_both_before_the_rules():
@@ -129,21 +142,35 @@ def test_a_route_that_nobody_serves_is_told_once_a_minute_or_refused_or_kept_qui
     for _ in range(3):
         assert warns.decide(heavy, seen("docker")).executor == "kubernetes"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "task x goes to executor 'kubernetes'" in caplog.text
+    assert "task x goes to queue 'kubernetes' (executor kubernetes: executor='kubernetes' on the task)" in caplog.text
     caplog.clear()
-    with pytest.raises(NoWorker, match="nothing was sent; start one with CELLWORK_EXECUTOR=kubernetes"):
-        router.Router(app(unserved="error")).decide(heavy, seen("docker"))
+    strict = router.Router(app(unserved="error"))
+    with pytest.raises(NoWorker, match="nothing was sent; start one with -Q kubernetes"):
+        strict.decide(heavy, seen("docker"))
+    with pytest.raises(NoWorker, match="goes to queue 'celery' "):
+        strict.decide(asked("x", queue="celery"), seen(*BOTH))
+    with pytest.raises(NoWorker, match="goes to queue 'docker' "):
+        strict.decide(asked("x", executor="process"), seen("kubernetes"))
     router.Router(app(unserved="off")).decide(heavy, seen("docker"))
-    router.Router(app(unserved="error")).decide(heavy, seen(*BOTH))
+    strict.decide(heavy, seen(*BOTH))
+    strict.decide(asked("x", executor="kubernetes", queue="mine"), seen("mine"))
+    strict.decide(asked("celery.backend_cleanup"), seen())
     assert caplog.text == ""
 
 
-def test_a_function_of_the_application_is_asked_first():
+def test_a_function_of_the_application_is_asked_before_the_rules_and_after_who_names_an_executor():
     answers = {"a": "kubernetes", "b": None, "c": Route("docker", "slow", "because"), "d": "podman"}
-    one = router.Router(app(router=lambda asked: answers[asked.name], heavy={"memory": "4g"}, unserved="off"))
+    rules = [{"match": {"task": "*", "memory": ">64g"}, "queue": "huge"}]
+    one = router.Router(
+        app(router=lambda asked: answers[asked.name], heavy={"memory": "4g"}, route=rules, unserved="off")
+    )
     assert one.decide(asked("a")) == Route("kubernetes", "kubernetes", "router of the application's own")
     assert one.decide(asked("b", memory="8g")).reason == "memory 8 GiB > 4 GiB"
     assert one.decide(asked("c")) == Route("docker", "slow", "because")
+    assert one.decide(asked("c", memory="128g")).reason == "because"
+    assert one.decide(asked("c", queue="mine")) == Route("docker", None, "because")
+    assert one.decide(asked("a", executor="docker")).reason == "executor='docker' on the task"
+    assert one.decide(asked("a", queue="kubernetes")).reason == "queue='kubernetes'"
     with pytest.raises(InvalidSetting, match="answered 'podman' for task d"):
         one.decide(asked("d"))
     with pytest.raises(InvalidSetting, match="router='nowhere:at_all'"):
@@ -153,6 +180,22 @@ def test_a_function_of_the_application_is_asked_first():
 def test_the_installations_defaults_count_as_what_the_task_asks_for():
     one = router.Router(app(defaults={"image": "x", "memory": "8g"}, heavy={"memory": "4g"}, unserved="off"))
     assert one.decide(one.asked(name="x")).reason == "memory 8 GiB > 4 GiB"
+
+
+def test_the_executor_of_the_defaults_is_the_last_to_be_heard():
+    one = router.Router(
+        app(
+            defaults={"executor": "kubernetes"},
+            route=[{"match": {"task": "light.*"}}],
+            overflow_length=0,
+            unserved="off",
+        )
+    )
+    decided = one.decide(one.asked(name="x"))
+    assert (decided.executor, decided.queue) == ("kubernetes", "kubernetes")
+    assert decided.reason == "executor='kubernetes' in the defaults"
+    assert one.decide(one.asked(name="light.x")).executor == "docker"
+    assert one.decide(one.asked(name="x", called=specs.parse("x", {"executor": "inline"}))).executor == "inline"
 
 
 def test_a_retry_keeps_its_route():

@@ -2,11 +2,15 @@
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 
 import msgspec
 
 from cellwork.broker import Broker
+
+#: Seconds after its last beat in which a worker stays in the index of all.
+_FORGET = 86400
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,8 +23,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     #: Where its sandboxes are: workers with the same place can adopt one another's.
     place: str
     executor: str
-    #: It takes tasks for pods, too.
-    pods: bool = False
+    #: That it takes tasks from.
+    queues: tuple[str, ...] = ()
     #: Seconds; must be the same on all.
     visibility_timeout: float
     host: str = msgspec.field(default_factory=socket.gethostname)
@@ -33,8 +37,14 @@ def beat(broker: Broker, heartbeat: Heartbeat) -> None:
     Raises:
         redis.RedisError
     """
-    key = broker.key("worker", heartbeat.worker)
-    broker.client.set(key, msgspec.json.encode(heartbeat), px=int(broker.visibility_timeout * 1000))
+    key, index, now = broker.key("worker", heartbeat.worker), broker.key("workers"), time.time()
+    with broker.client.pipeline() as pipe:
+        pipe.set(key, msgspec.json.encode(heartbeat), px=int(broker.visibility_timeout * 1000))
+        pipe.zadd(index, {heartbeat.worker: now})
+        # What has died is not in the way for ever. Clocks may differ, and the beat itself says whether it lives.
+        pipe.zremrangebyscore(index, "-inf", now - _FORGET)
+        pipe.expire(index, _FORGET)
+        pipe.execute()
 
 
 def end(broker: Broker, heartbeat: Heartbeat) -> None:
@@ -43,7 +53,10 @@ def end(broker: Broker, heartbeat: Heartbeat) -> None:
     Raises:
         redis.RedisError
     """
-    broker.client.delete(broker.key("worker", heartbeat.worker))
+    with broker.client.pipeline() as pipe:
+        pipe.delete(broker.key("worker", heartbeat.worker))
+        pipe.zrem(broker.key("workers"), heartbeat.worker)
+        pipe.execute()
 
 
 def live(broker: Broker) -> Iterator[Heartbeat]:
@@ -52,7 +65,5 @@ def live(broker: Broker) -> Iterator[Heartbeat]:
     Raises:
         redis.RedisError
     """
-    for key in broker.client.scan_iter(match=broker.key("worker", "*"), count=1000):
-        # Its time may have run out since it was listed.
-        if (text := broker.client.get(key)) is not None:
-            yield msgspec.json.decode(text, type=Heartbeat)
+    for beat in broker.beats():
+        yield msgspec.json.decode(beat, type=Heartbeat)

@@ -88,6 +88,13 @@ def labels(installation: str, worker: str, task: str, task_id: str, spec: Contai
     }
 
 
+def attempt_labels(sandbox: str, reason: str | None) -> dict[str, str]:
+    """Which try of its task the sandbox of that name is, and why the router sent it where it is."""
+    start = sandbox.removeprefix(attempt_of(sandbox))
+    attempt = attempt_of(sandbox).rpartition("-")[2] + start
+    return {"cellwork.attempt": attempt, **({"cellwork.route": reason} if reason is not None else {})}
+
+
 def runner_env(spec: ContainerSpec) -> dict[str, str]:
     """The environment of a sandbox with the runner in it."""
     return {**_RUNNER_ENV, **(spec.env or {})}

@@ -86,7 +86,7 @@ class Pods:
 
     def _served(self) -> bool:
         try:
-            return any(one.pods or one.executor == "kubernetes" for one in heartbeat.live(self._broker))
+            return any(KUBERNETES_QUEUE in one.queues for one in heartbeat.live(self._broker))
         except RedisError as error:
             logger.warning("nobody can say whether pods are served: %s", error)
             return False

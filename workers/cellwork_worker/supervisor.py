@@ -218,13 +218,15 @@ class Supervisor:
     def _executor_name(self, body: Body, spec: ContainerSpec) -> str:
         if body.name.startswith("celery."):
             return "inline"  # Celery's own glue (chord_unlock, backend_cleanup) needs the broker
-        asked = spec.executor or body.routed() or "docker"
+        # Of plain Celery's producers nobody has routed it.
+        asked = spec.executor or body.routed() or self._defaults(body).executor or "docker"
         # "docker" means a sandbox on the worker's own host; which kind of sandbox, that host decides.
         return self._settings.executor if asked == "docker" else asked
 
     def _launch(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs) -> Launch:
         launch_id = launches.sandbox_name(job.id, int(body.request.retries or 0), job.start)
         labels = launches.labels(self._settings.installation, self._worker, body.name, job.id, spec)
+        labels |= launches.attempt_labels(launch_id, route(job.args[2])[1])
         one = Launch(
             id=launch_id,
             task=body.name,

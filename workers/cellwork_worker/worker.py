@@ -75,13 +75,10 @@ class Worker:
             boot=boot,
             place=place,
             executor=self.settings.executor,
-            pods=KUBERNETES_QUEUE in app.amqp.queues.consume_from,
             visibility_timeout=self.broker.visibility_timeout,
         )
         self.tokens = Tokens(self.broker, name)
-        self.leases = Leases(
-            self.broker, self.tokens, boot, self._place, lambda: heartbeat.beat(self.broker, self._heartbeat)
-        )
+        self.leases = Leases(self.broker, self.tokens, boot, self._place, self._beat)
         signals.worker_ready.connect(self.leases.watch)
         # Now rather than when its first task comes: an SDK takes a while to import.
         otel.tracer()
@@ -109,6 +106,11 @@ class Worker:
         self.leases.start()
         self._metering.start()
 
+    def _beat(self) -> None:
+        # Queues are added and left while it runs: celery control add_consumer.
+        queues = tuple(self._app.amqp.queues.consume_from)
+        heartbeat.beat(self.broker, msgspec.structs.replace(self._heartbeat, queues=queues))
+
     def _place(self, job: Job) -> str:
         """Where the job's sandbox is: tasks for pods may come to a worker that has containers, too."""
         try:
@@ -118,6 +120,7 @@ class Worker:
 
     def _executor(self, job: Job) -> str:
         asked, _ = route(job.args[2])
+        asked = asked or self.settings.defaults.executor
         return "kubernetes" if asked == "kubernetes" else self.settings.executor
 
     def claim(self, job: Job) -> Callable[[], None] | None:

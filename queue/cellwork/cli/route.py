@@ -7,6 +7,7 @@ import click
 from celery import Celery
 
 from cellwork import router as routers
+from cellwork import routing
 from cellwork import spec as specs
 from cellwork.errors import NoWorker
 from cellwork.printable import printable
@@ -38,15 +39,17 @@ def route(
     """Say which executor and queue TASK would go to, and why. Nothing is sent."""
     app: Any = app_of(context, application_name)
     app.loader.import_default_modules()
+    args = _arguments(arguments)
     found = app.tasks.get(task)
     router = routers.of(app)
     asked = router.asked(
         name=task,
         declared=getattr(found, "cellwork_spec", None) or ContainerSpec(),
         called=specs.parse(task, dict(spec_option(text) for text in options)),
-        queue=queue or getattr(found, "queue", None),
+        queue=queue or getattr(found, "queue", None) or routers.users_queue(app, task, args, {}, {}, found),
         time_limit=time_limit or getattr(found, "time_limit", None),
-        args=_arguments(arguments),
+        args=args,
+        parameters=routing.parameters(found),
     )
     # Without a broker the rules still have an answer.
     seen = router.look() if application.answers(str(app.conf.broker_url)) else None
@@ -54,12 +57,13 @@ def route(
         decided = router.decide(asked, seen)
     except NoWorker as error:
         raise click.ClickException(str(error)) from error
-    served = None if seen is None else decided.executor in seen.served
+    goes_to = decided.queue or asked.queue or _default_queue(app)
+    served = None if seen is None else goes_to in seen.served
     told = {
         "task": task,
         "known": found is not None,
         "executor": decided.executor,
-        "queue": decided.queue or queue or _default_queue(app),
+        "queue": goes_to,
         "reason": decided.reason,
         "served": served,
     }
@@ -70,7 +74,7 @@ def route(
     if found is None:
         click.echo("the application has no task of this name; only its name and these options were looked at", err=True)
     if served is False:
-        click.echo(f"no worker that lives has executor {decided.executor}: the task would wait for one", err=True)
+        click.echo(f"no worker that lives takes from queue {printable(goes_to)}: the task would wait for one", err=True)
 
 
 def spec_option(text: str) -> tuple[str, Any]:

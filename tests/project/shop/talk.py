@@ -59,10 +59,10 @@ def prints_lines(count):
 
 
 @app.task
-def prints_and_returns(printed, returned):
-    """So many bytes each."""
-    line = "y" * 99
-    for _ in range(printed // 100):
+def prints_and_returns(printed, returned, length=100):
+    """So many bytes each; `length`: of a line."""
+    line = "y" * (length - 1)
+    for _ in range(printed // length):
         print(line)
     return "x" * returned
 

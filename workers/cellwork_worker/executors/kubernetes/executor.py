@@ -320,7 +320,8 @@ class KubernetesExecutor:
         if not status.ended(pod):
             if run.stopped:
                 return Exit(code=128 + SIGKILL, killed=True)
-            raise SandboxLost(f"task {launch.task}: pod {launch.id} was deleted while it ran, not by this worker")
+            why = f" ({said})" if (said := status.disruption(pod)) else ""
+            raise SandboxLost(f"task {launch.task}: pod {launch.id} was deleted while it ran, not by this worker{why}")
         self._failed.add(launch.id)
         ended = status.exit_of(launch, pod)
         if pod.metadata.deletion_timestamp is not None and not run.stopped and not ended.killed:

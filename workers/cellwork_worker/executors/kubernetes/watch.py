@@ -94,6 +94,10 @@ class Watch:
         self._watched: dict[str, Watched] = {}
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
+        #: From where it goes on when a watch ends, however that comes; empty: it begins anew, with a list.
+        self._version = ""
+        #: Seconds before the next try to reach an API server that did not answer.
+        self._pause = _FIRST_PAUSE
 
     def add(self, name: str) -> Watched:
         """Watch the pod of that name, which need not exist yet."""
@@ -114,25 +118,26 @@ class Watch:
                 self._wake.clear()
 
     def _run(self) -> None:
-        pause, version = _FIRST_PAUSE, ""
         while True:
             # Without pods of its own a worker does not keep the API server busy.
             if not self._wake.is_set():
-                version = ""
+                self._version = ""
                 self._wake.wait()
             try:
-                version = self._follow(version or self._list())
-                pause = _FIRST_PAUSE
+                self._version = self._version or self._list()
+                self._follow()
             except Refused as refused:
                 if refused.status != _EXPIRED:
                     logger.error("%s", refusals.error(self._doing(), refused.status, refused.said))
-                    threading.Event().wait(pause)
-                    pause = min(_LONGEST_PAUSE, pause * 2)
-                version = ""
+                    self._wait()
+                self._version = ""
             except EngineUnavailable as error:
                 logger.warning("%s", error)
-                threading.Event().wait(pause)
-                pause = min(_LONGEST_PAUSE, pause * 2)
+                self._wait()
+
+    def _wait(self) -> None:
+        threading.Event().wait(self._pause)
+        self._pause = min(_LONGEST_PAUSE, self._pause * 2)
 
     def _list(self) -> str:
         """Look at all pods; returns from where a watch goes on."""
@@ -149,13 +154,12 @@ class Watch:
                 watched.gone()
         return found.metadata.resource_version
 
-    def _follow(self, version: str) -> str:
-        for event in self._api.watch(self._namespace, self._selector, version):
-            version = self._take(event) or version
+    def _follow(self) -> None:
+        for event in self._api.watch(self._namespace, self._selector, self._version):
+            self._version, self._pause = self._take(event) or self._version, _FIRST_PAUSE
             if not self._wake.is_set():
                 break
             self._give_up_overdue()
-        return version
 
     def _take(self, event: WatchEvent) -> str:
         if event.type == "ERROR":

@@ -1,0 +1,86 @@
+"""One watch for all pods, and what breaks it."""
+
+import threading
+
+from podruns import Running, launch
+from waiting import wait_until
+
+
+def test_a_watch_that_is_too_old_begins_anew(start, server):
+    run = start("echo ready; sleep 2")
+    run.wait_output(b"ready")
+    lists = server.requests["GET pods"]
+    server.stop()
+    server.store.compact()
+    server.restart()
+    assert run.exit().code == 0
+    assert server.requests["GET pods"] > lists
+
+
+def test_a_list_from_an_old_cache_does_not_end_a_task(start, server):
+    run = start("echo ready; sleep 2; echo last")
+    run.wait_output(b"ready")
+    server.inject(method="GET", path="/pods?labelSelector", stale=[])
+    server.store.compact()
+    server.drop()
+    assert run.exit().code == 0
+    assert run.output.endswith(b"last\n")
+
+
+def test_a_pod_costs_four_requests_and_all_share_one_watch(make_executor, server):
+    executor = make_executor()
+    Running(executor, launch("true")).exit()
+    executor._remover.wait()
+    server.requests.clear()
+    for run in [Running(executor, launch("cat", b"payload")) for _ in range(4)]:
+        assert run.exit().code == 0
+    executor._remover.wait()
+    assert server.requests["POST pods"] == server.requests["POST secrets"] == server.requests["GET log"] == 4
+    assert server.requests["DELETE one"] <= 4
+    assert server.requests["GET watch"] <= 1
+    assert sum(server.requests.values()) <= 4 * 5
+
+
+def test_output_is_whole_and_once_although_every_connection_breaks(start, server):
+    run = start("for i in 1 2 3 4 5 6; do echo line $i; sleep 0.5; done")
+    for number in (2, 4):
+        run.wait_output(b"line %d\n" % number)
+        server.drop()
+    assert run.exit().code == 0
+    assert run.output.decode().splitlines() == [f"line {n}" for n in range(1, 7)]
+
+
+def test_a_server_that_restarts_costs_no_task(start, server):
+    run = start("echo first; sleep 2; echo last")
+    run.wait_output(b"first")
+    server.stop()
+    threading.Event().wait(1.0)
+    server.restart()
+    assert run.exit().code == 0
+    assert run.output == b"first\nlast\n"
+
+
+def test_a_watch_that_breaks_off_goes_on_from_where_it_was(start, server):
+    run = start("echo ready; sleep 2; echo last")
+    run.wait_output(b"ready")
+    lists, watches = server.requests["GET pods"], server.requests["GET watch"]
+    server.drop()
+    wait_until(lambda: server.requests["GET watch"] > watches, what="the next watch")
+    assert run.exit().code == 0
+    assert server.requests["GET pods"] == lists
+
+
+def test_a_quiet_watch_learns_from_bookmarks_from_where_to_go_on(start, server):
+    run = start("echo ready; sleep 4")
+    run.wait_output(b"ready")
+    lists, watches = server.requests["GET pods"], server.requests["GET watch"]
+    # What happens in other namespaces makes versions old that a quiet namespace was last told of.
+    server.store.create("secrets", "elsewhere", {"metadata": {"name": "other"}})
+    server.store.remove("secrets", "elsewhere", "other")
+    _, version = server.store.listed("pods", "elsewhere")
+    wait_until(lambda: server.bookmarks[str(version)] > 1, what="a bookmark to have come")
+    server.store.forget()
+    server.drop()
+    wait_until(lambda: server.requests["GET watch"] > watches, what="the next watch")
+    assert run.exit().code == 0
+    assert server.requests["GET pods"] == lists
