@@ -108,6 +108,7 @@ def test_each_shell_completes_commands(shell):
         "usage -A kiosk",
         "dead -A kiosk list",
         "reap -A kiosk",
+        "reap -A kiosk --executor kubernetes",
         "exec -A kiosk x -- sh",
     ],
 )
@@ -139,6 +140,12 @@ def test_doctor_without_services_names_broker_and_result_backend(kiosk):
     told = " ".join(typed("doctor", "-A", "kiosk").stdout.split())
     assert "127.0.0.1:1/0 (broker_url) does not answer" in told
     assert "127.0.0.1:1/1 (result_backend) does not answer" in told
+
+
+def test_route_says_that_it_could_not_look_at_the_queues(kiosk):
+    ran = typed("route", "-A", "kiosk", "kiosk.sells")
+    assert (ran.exit_code, ran.stdout) == (0, "kiosk.sells → executor docker, queue docker: default\n")
+    assert "the broker does not answer" in ran.stderr
 
 
 def test_an_application_that_is_not_there_is_one_line():

@@ -178,8 +178,8 @@ class Reaping:
             self._closing.wait(self._period)
 
 
-def reap(app: Celery, *, dry_run: bool) -> list[tuple[str, str]]:
-    """What ``cellwork reap`` does: sandbox and reason of each.
+def reap(app: Celery, *, executor: str | None = None, dry_run: bool) -> list[tuple[str, str]]:
+    """What ``cellwork reap`` does: sandbox and reason of each. `executor`: whose; None: that of the settings.
 
     Raises:
         redis.RedisError, cellwork.errors.CellworkError
@@ -188,9 +188,9 @@ def reap(app: Celery, *, dry_run: bool) -> list[tuple[str, str]]:
     executors = Executors(current, worker="reap")
     broker = Broker(app)
     try:
-        reaper, executor = Reaper(app, broker, Tokens(broker, "reap")), executors(current.executor)
-        found = reaper.find(executor) if dry_run else reaper.reap(executor)
-        executor.sweep(frozenset())  # its own, of which there are none; waits for the removals
+        reaper, place = Reaper(app, broker, Tokens(broker, "reap")), executors(executor or current.executor)
+        found = reaper.find(place) if dry_run else reaper.reap(place)
+        place.sweep(frozenset())  # its own, of which there are none; waits for the removals
     finally:
         broker.close()
     return [(orphan.sandbox.id, orphan.reason) for orphan in found]
