@@ -1,5 +1,6 @@
 """The command line as a whole: its help, its completion, what it says where a service is missing."""
 
+import io
 import os
 import subprocess
 import sys
@@ -10,9 +11,12 @@ import pytest
 from celery import Celery
 from celery.exceptions import CDeprecationWarning
 from click.testing import CliRunner
+from rich.console import Console
 
 from cellwork import adhoc, configure
 from cellwork.cli import cellwork
+from cellwork.cli.ps import _TITLES as TITLES
+from cellwork.cli.ps import table
 from cellwork.cli.worker import queues_of
 from cellwork.errors import PolicyViolation
 from cellwork.spec import ContainerSpec
@@ -184,3 +188,17 @@ def test_a_full_disk_and_a_remote_engine_are_told(tmp_path, monkeypatch):
     assert disk_of({"DockerRootDir": "/"}, "tcp://elsewhere:2376") == ("not told by a remote engine", "")
     assert clock_of({"SystemTime": "2020-01-01T00:00:00.123456789Z"}).startswith("+")
     assert clock_of({}) == "not told"
+
+
+@pytest.mark.parametrize(("width", "shown"), [(80, "TASK TASK ID UPTIME CPU MEMORY"), (300, " ".join(TITLES))])
+def test_ps_leaves_out_what_a_narrow_terminal_has_no_room_for_and_never_breaks_an_id(width, shown):
+    task_id = "6876e062-f4d0-4913-a1a4-60c6506b7d5e"
+    row = {"task": "shop.reports.monthly_summary", "task_id": task_id, "sandbox": f"cellwork-{task_id}-0"}
+    row |= {"executor": "docker", "image": "python:3.12-slim", "worker": "celery@host", "status": "running"}
+    row |= {"seconds": 7000, "cpu_percent": 99.5, "memory_bytes": 1 << 27, "memory_limit_bytes": 1 << 28}
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table([row], width))
+    lines = console.export_text().splitlines()
+    assert lines[0].split() == shown.split()
+    assert max(map(len, lines)) <= width
+    assert task_id in lines[1]
