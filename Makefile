@@ -80,6 +80,12 @@ up: venv  ## the same, and it keeps running for a look around
 bench: venv engine images  ## the benchmarks behind the numbers in the documentation
 	@$(VENV)/bin/python -m benchmarks
 
+EXAMPLES ?= 50000
+
+.PHONY: fuzz
+fuzz: venv  ## the long form of tests/unit/test_frames_fuzz.py: make fuzz EXAMPLES=50000
+	@FUZZ_EXAMPLES=$(EXAMPLES) $(VENV)/bin/pytest --timeout=0 -q tests/unit/test_frames_fuzz.py
+
 SEEDS ?= 50
 
 .PHONY: chaos

@@ -9,7 +9,7 @@ from cellwork.spec import ContainerSpec, parse
 from cellwork_worker.executors.base import STARTED, Exit
 from cellwork_worker.executors.kubernetes import KubernetesExecutor
 from cellwork_worker.hardening import harden
-from cellwork_worker.launch import Launch, labels
+from cellwork_worker.launch import Launch, labels, worker_labels
 
 IMAGE = "cellwork/python:base"
 INSTALLATION = "trouble"
@@ -27,7 +27,7 @@ def launch(script: str, payload: bytes | None = None, **options: object) -> Laun
         argv=("sh", "-c", script),
         env={},
         payload=payload,
-        labels=labels(INSTALLATION, "one", "t", task_id, spec),
+        labels=labels(worker_labels(INSTALLATION, "one", "", ""), "t", task_id, spec),
     )
 
 

@@ -1,5 +1,6 @@
 """The broker's Redis: the options that every process shares, and what cellwork keeps beside the queues."""
 
+import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,14 @@ class Broker:
         self.visibility_timeout = float(options.get("visibility_timeout") or Channel.visibility_timeout)
         #: kombu's sorted set of unacknowledged messages: delivery tag to the time from which the timeout counts.
         self.unacked_index = self._prefix + str(options.get("unacked_index_key") or Channel.unacked_index_key)
+
+    @property
+    def id(self) -> str:
+        """Of this Redis, the same in all processes that reach it by the same address; says nothing of its password."""
+        address = (
+            str(self._app.conf.broker_url).rpartition("@")[2].rpartition("//")[2].replace("localhost", "127.0.0.1")
+        )
+        return hashlib.sha256(address.encode()).hexdigest()[:12]
 
     def key(self, *parts: str) -> str:
         """The name of something that cellwork keeps, for this installation only."""

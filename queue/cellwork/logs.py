@@ -98,7 +98,10 @@ class LogReader:
             answer = backend.client.xread({self._key: self._last}, count=_COUNT, block=block)
             self.left = _left(self._app, self._task_id) if not answer else None
         except redis.RedisError as error:
-            raise LogsUnavailable(f"cannot read the output of task {self._task_id}: Redis says: {error}") from error
+            raise LogsUnavailable(
+                f"cannot read the output of task {self._task_id}: Redis says: {str(error).rstrip('.')}. Start it, or "
+                f"correct its URL (result_backend)"
+            ) from error
         self.found = bool(answer)
         lines: list[LogLine] = []
         for entry, fields in answer[0][1] if answer else ():

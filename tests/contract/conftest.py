@@ -13,7 +13,7 @@ from waiting import wait_until
 from cellwork.spec import ContainerSpec
 from cellwork_worker.executors.base import STARTED, STDERR, STDOUT, Executor, Exit
 from cellwork_worker.executors.process import ProcessExecutor
-from cellwork_worker.launch import Launch, labels
+from cellwork_worker.launch import Launch, labels, worker_labels
 
 Complete = Callable[[int, bytes], bool]
 
@@ -121,7 +121,7 @@ def launch(request) -> Callable[..., Launch]:
             argv=argv,
             env=env or {},
             payload=payload,
-            labels=labels(INSTALLATION, "contract", "tests.task", task_id, complete),
+            labels=labels(worker_labels(INSTALLATION, "contract", "", ""), "tests.task", task_id, complete),
         )
 
     return make

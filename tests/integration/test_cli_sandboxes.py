@@ -187,3 +187,4 @@ def test_logs_without_redis_is_one_clear_line(shop):
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1
     assert "cannot read the output of task some-id: Redis says:" in ran.stderr
+    assert "Start it, or correct its URL (result_backend)" in ran.stderr

@@ -1,9 +1,13 @@
 """A worker that is asked to leave: what takes too long is handed over."""
 
+import re
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 from waiting import wait_until
 
 TIMEOUT = 60
@@ -57,3 +61,23 @@ def test_what_ends_within_the_deadline_is_finished(shop, start_worker):
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     assert result.get(timeout=1) == 2
+
+
+def test_the_prestop_hook_of_the_documentation_drains_and_a_second_sigterm_changes_nothing(
+    shop, start_worker, tmp_path
+):
+    page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    hook = [
+        word.replace("/tmp/worker.pid", str(tmp_path / "worker.pid"))
+        for word in yaml.safe_load(block)["lifecycle"]["preStop"]["exec"]["command"]
+    ]
+    worker = start_worker("-c", "1", "-Q", "hooked", f"--pidfile={tmp_path / 'worker.pid'}", name="hooked")
+    result = shop.tasks.sleep.apply_async((4,), queue="hooked")
+    wait_until(lambda: worker.inspect("active"), timeout=TIMEOUT, what="it to run")
+    with subprocess.Popen(hook) as running:
+        wait_until(lambda: "Warm shutdown" in worker.text, timeout=TIMEOUT, what="the worker to be told")
+        worker.signal(signal.SIGTERM)  # the kubelet's
+        assert running.wait(TIMEOUT) == 0
+    assert worker.wait() == 0
+    assert result.get(timeout=1) == 4

@@ -134,8 +134,10 @@ def test_a_worker_that_comes_back_too_late_is_fenced_and_its_sandbox_left_to_the
     result = send(3 * VISIBILITY)
     wait_until(lambda: started(ledger), timeout=TIMEOUT, what="the body to run")
     zombie.signal(signal.SIGSTOP)
-    other = start("other")
-    wait_until(lambda: f"[{result.id}] received" in other.text, timeout=TIMEOUT, what="the second delivery")
+    (token,) = client.keys(f"cellwork:*:token:cellwork-{result.id}-0")
+    before = client.hget(token, "owner")
+    start("other")
+    wait_until(lambda: client.hget(token, "owner") != before, timeout=TIMEOUT, what="the other to take it over")
     zombie.signal(signal.SIGCONT)
     wait_until(lambda: "was taken over by another worker" in zombie.text, timeout=TIMEOUT, what="it to be fenced")
     assert "is left to that one" in zombie.text

@@ -6,10 +6,16 @@ import signal
 import subprocess
 import sys
 
+import msgspec
 import pytest
+import redis
 from celery.result import AsyncResult
 from conftest import PROJECT
+from podruns import launch
 from waiting import wait_until
+
+from cellwork_worker.executors.kubernetes import KubernetesExecutor
+from cellwork_worker.launch import labels, worker_labels
 
 TIMEOUT = 60
 
@@ -84,6 +90,28 @@ def test_doctor_asks_the_cluster_for_each_verb_that_a_worker_needs(shop, cluster
     missing = row(KUBECONFIG="/nowhere")
     assert not missing["ok"]
     assert "Set KUBECONFIG" in missing["detail"]
+
+
+def test_reap_ends_a_dead_workers_pod_and_a_dry_run_only_says_so(shop, broker, cluster, installation):
+    one = launch("true", image=cluster.image, pull="missing")
+    whose = worker_labels(installation, "dead@test", "", "")
+    one = msgspec.structs.replace(one, keep=True, labels=labels(whose, "t", one.task_id, one.spec))
+    dead = KubernetesExecutor(installation=installation, worker="dead@test", namespace=cluster.namespace)
+    dead.run(one, lambda stream, data: False)
+    meta = {"status": "SUCCESS", "result": None, "traceback": None, "children": [], "task_id": one.task_id}
+    redis.Redis.from_url(f"{broker}/1").set(f"celery-task-meta-{one.task_id}", json.dumps(meta))
+    env = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig), "CELLWORK_KUBE_NAMESPACE": cluster.namespace}
+
+    def reap(*words: str) -> list[str]:
+        command = [sys.executable, "-m", "cellwork", "reap", "-A", "shop.app", "--executor", "kubernetes", "--json"]
+        done = subprocess.run([*command, *words], cwd=PROJECT, env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return [entry["sandbox"] for entry in json.loads(done.stdout)]
+
+    wait_until(lambda: reap("--dry-run") == [one.id], timeout=TIMEOUT, what="the pod to be old enough")
+    assert one.id in pods(cluster)
+    assert reap() == [one.id]
+    wait_until(lambda: one.id not in pods(cluster), timeout=TIMEOUT, what="it to be gone")
 
 
 def test_exec_into_a_pod_says_how_that_is_done(shop, sent, short_lived, cluster):

@@ -1,5 +1,6 @@
 """The command line as a whole: its help, its completion, what it says where a service is missing."""
 
+import io
 import os
 import subprocess
 import sys
@@ -10,9 +11,12 @@ import pytest
 from celery import Celery
 from celery.exceptions import CDeprecationWarning
 from click.testing import CliRunner
+from rich.console import Console
 
 from cellwork import adhoc, configure
 from cellwork.cli import cellwork
+from cellwork.cli.ps import _TITLES as TITLES
+from cellwork.cli.ps import table
 from cellwork.cli.worker import queues_of
 from cellwork.errors import PolicyViolation
 from cellwork.spec import ContainerSpec
@@ -108,6 +112,7 @@ def test_each_shell_completes_commands(shell):
         "usage -A kiosk",
         "dead -A kiosk list",
         "reap -A kiosk",
+        "reap -A kiosk --executor kubernetes",
         "exec -A kiosk x -- sh",
     ],
 )
@@ -139,6 +144,12 @@ def test_doctor_without_services_names_broker_and_result_backend(kiosk):
     told = " ".join(typed("doctor", "-A", "kiosk").stdout.split())
     assert "127.0.0.1:1/0 (broker_url) does not answer" in told
     assert "127.0.0.1:1/1 (result_backend) does not answer" in told
+
+
+def test_route_says_that_it_could_not_look_at_the_queues(kiosk):
+    ran = typed("route", "-A", "kiosk", "kiosk.sells")
+    assert (ran.exit_code, ran.stdout) == (0, "kiosk.sells → executor docker, queue docker: default\n")
+    assert "the broker does not answer" in ran.stderr
 
 
 def test_an_application_that_is_not_there_is_one_line():
@@ -177,3 +188,17 @@ def test_a_full_disk_and_a_remote_engine_are_told(tmp_path, monkeypatch):
     assert disk_of({"DockerRootDir": "/"}, "tcp://elsewhere:2376") == ("not told by a remote engine", "")
     assert clock_of({"SystemTime": "2020-01-01T00:00:00.123456789Z"}).startswith("+")
     assert clock_of({}) == "not told"
+
+
+@pytest.mark.parametrize(("width", "shown"), [(80, "TASK TASK ID UPTIME CPU MEMORY"), (300, " ".join(TITLES))])
+def test_ps_leaves_out_what_a_narrow_terminal_has_no_room_for_and_never_breaks_an_id(width, shown):
+    task_id = "6876e062-f4d0-4913-a1a4-60c6506b7d5e"
+    row = {"task": "shop.reports.monthly_summary", "task_id": task_id, "sandbox": f"cellwork-{task_id}-0"}
+    row |= {"executor": "docker", "image": "python:3.12-slim", "worker": "celery@host", "status": "running"}
+    row |= {"seconds": 7000, "cpu_percent": 99.5, "memory_bytes": 1 << 27, "memory_limit_bytes": 1 << 28}
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table([row], width))
+    lines = console.export_text().splitlines()
+    assert lines[0].split() == shown.split()
+    assert max(map(len, lines)) <= width
+    assert task_id in lines[1]

@@ -73,3 +73,12 @@ def test_an_outcome_stays_one_whatever_the_secret_is():
     data = {"status": "success", "value": ["success"]}
     reader.emit(STDOUT, b"\n" + NONCE.encode() + b" " + json.dumps({"kind": "outcome", "data": data}).encode() + b"\n")
     assert reader.outcome == Success(["[redacted]"])
+
+
+def test_a_flood_of_broken_frames_fills_no_workers_log(caplog):
+    reader, _ = reading()
+    broken = b"\n" + NONCE.encode() + b' {"kind": "state", "data": {"state": "SUCCESS"}}\n'
+    for _ in range(10_000):
+        reader.emit(STDOUT, broken)
+    assert "asked for state 'SUCCESS', which a task cannot set itself" in caplog.text
+    assert len(caplog.text) < 300_000

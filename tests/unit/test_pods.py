@@ -21,7 +21,7 @@ from cellwork_worker.executors.kubernetes import manifest, refusals, status, tem
 from cellwork_worker.executors.kubernetes.limiter import Limiter
 from cellwork_worker.executors.kubernetes.objects import Pod
 from cellwork_worker.hardening import harden
-from cellwork_worker.launch import Launch, labels
+from cellwork_worker.launch import Launch, labels, worker_labels
 
 
 def launch(payload: bytes | None = b"payload", **options: object) -> Launch:
@@ -34,7 +34,7 @@ def launch(payload: bytes | None = b"payload", **options: object) -> Launch:
         argv=("python3", "-c", "code"),
         env={"A": "1"},
         payload=payload,
-        labels=labels("home", "celery@host", "shop.tasks.parse", "x", spec),
+        labels=labels(worker_labels("home", "celery@host", "a1b2", "c3d4"), "shop.tasks.parse", "x", spec),
     )
 
 

@@ -13,8 +13,16 @@ OLD = NOW - 600
 ID = "11111111-2222-3333-4444-555555555555"
 
 
-def ended(sandbox: Sandbox, holding: Holding = Holding(), *, outcome: bool = False, live: str = "alive@test") -> bool:  # noqa: B008
-    return bool(orphans([sandbox], {live}, lambda one: holding, lambda task_id: outcome, NOW))
+def ended(
+    sandbox: Sandbox,
+    holding: Holding = Holding(),  # noqa: B008
+    *,
+    outcome: bool = False,
+    place: str = "docker-here",
+    broker: str = "ours",
+) -> bool:
+    live = {"alive@test", "its-process"}
+    return bool(orphans([sandbox], place, broker, live, lambda one: holding, lambda task_id: outcome, NOW))
 
 
 def of(worker: str, created: float = OLD, **more) -> Sandbox:
@@ -30,8 +38,32 @@ def test_a_dead_workers_sandbox_goes_when_its_task_has_its_outcome():
     assert ended(of("dead@test"), Holding(done=True))
 
 
+def test_a_process_that_was_started_again_under_the_same_name_is_another_worker():
+    assert ended(of("alive@test", boot="earlier"), outcome=True)
+    assert not ended(of("alive@test", boot="its-process"), outcome=True)
+
+
 def test_a_dead_workers_sandbox_that_another_has_adopted_is_left_alone():
-    assert not ended(of("dead@test"), Holding(live=True, until=NOW + 10), outcome=True)
+    assert not ended(of("dead@test"), Holding(live=True, place="docker-here", until=NOW + 10), outcome=True)
+
+
+def test_a_dead_workers_sandbox_whose_task_was_taken_over_elsewhere_goes_at_once():
+    taken = Holding(live=True, place="docker-there", until=NOW + 10)
+    assert ended(of("dead@test"), taken)
+    assert not ended(of("alive@test"), taken), "a live worker is fenced, and ends it itself"
+
+
+def test_of_workers_that_use_another_redis_nothing_is_known():
+    assert ended(of("dead@test", broker="ours"), outcome=True)
+    assert not ended(of("dead@test", broker="others"), outcome=True)
+    assert not ended(of("dead@test", NOW - 2 * PATIENCE, broker="others"))
+
+
+@pytest.mark.parametrize("unsure", ["docker-unknown", "kubernetes-https://10.0.0.1:443", ""])
+def test_a_place_that_may_be_this_one_under_another_name_is_not_taken_for_another(unsure):
+    taken = Holding(live=True, place="docker-there", until=NOW + 10)
+    assert not ended(of("dead@test"), taken, place=unsure)
+    assert not ended(of("dead@test"), Holding(live=True, place=unsure, until=NOW + 10))
 
 
 def test_a_dead_workers_sandbox_waits_for_its_next_delivery_but_not_for_ever():

@@ -112,6 +112,8 @@ class Holding(msgspec.Struct, frozen=True):
 
     #: A worker holds it now.
     live: bool = False
+    #: Where that worker has its sandbox; empty: not known.
+    place: str = ""
     #: Its task has its outcome.
     done: bool = False
     #: Seconds since the epoch, when the last worker's claim ran out; 0: unknown.
@@ -186,8 +188,8 @@ class Tokens:
         """How it stands."""
         found: Any = self._broker.client.hmget(self.key(attempt), ["owner", "until", "done"])
         now: Any = self._broker.client.time()
-        until = float(found[1] or 0) / 1000
-        return Holding(live=bool(found[0]) and until > now[0], done=bool(found[2]), until=until)
+        until, place = float(found[1] or 0) / 1000, (found[0] or b"").decode().rpartition("@")[2]
+        return Holding(live=bool(found[0]) and until > now[0], place=place, done=bool(found[2]), until=until)
 
     def _run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         return self._broker.client.register_script(script)(keys=keys, args=args)

@@ -77,12 +77,28 @@ def attempt_of(sandbox: str) -> str:
     return match[1] if match else sandbox
 
 
-def labels(installation: str, worker: str, task: str, task_id: str, spec: ContainerSpec) -> dict[str, str]:
-    """The user's labels, and ours, which the user cannot replace."""
+def worker_labels(installation: str, worker: str, broker: str, boot: str) -> dict[str, str]:
+    """Whose a sandbox is.
+
+    Args:
+        installation: the setting.
+        worker: Celery's node name.
+        broker: which Redis knows whether that worker lives.
+        boot: names its process.
+    """
     return {
-        **(spec.labels or {}),
         "cellwork.installation": installation,
         "cellwork.worker": worker,
+        "cellwork.broker": broker,
+        "cellwork.boot": boot,
+    }
+
+
+def labels(worker: Mapping[str, str], task: str, task_id: str, spec: ContainerSpec) -> dict[str, str]:
+    """The user's labels, and ours, which the user cannot replace. `worker`: see `worker_labels`."""
+    return {
+        **(spec.labels or {}),
+        **worker,
         "cellwork.task": task,
         "cellwork.task-id": task_id,
     }

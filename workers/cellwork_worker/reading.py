@@ -129,7 +129,7 @@ class Reading:
         elif self.outcome is not None and stream == STDOUT:
             return
         elif stream == STDERR:
-            logger.warning("%s sent a %s frame on standard error; ignored", self._sandbox, message.kind)
+            self._complain(f"sent a {message.kind} frame on standard error; ignored")
         elif isinstance(message, Broken):
             self._broken(message)
         elif message.kind == "outcome":
@@ -138,6 +138,12 @@ class Reading:
             self._state(message.data)
         elif message.kind == "usage":
             self.usage = message.data
+
+    def _complain(self, what: str) -> None:
+        """In the worker's own log, of which a sandbox gets no more for its frames than for its output."""
+        if self._forwarded < _FORWARD_BYTES:
+            self._forwarded += len(what)
+            logger.warning("%s %s", self._sandbox, what)
 
     def _take(self, data: object) -> None:
         try:
@@ -157,12 +163,12 @@ class Reading:
         elif message.kind == "outcome":
             self.outcome = outcome.Invalid(message.detail)
         else:
-            logger.warning("%s sent a broken frame; ignored: %s", self._sandbox, message.detail)
+            self._complain(f"sent a broken frame; ignored: {message.detail}")
 
     def _state(self, data: object) -> None:
         name = data.get("state") if isinstance(data, dict) else None
         if not isinstance(name, str) or not 0 < len(name) <= _STATE_MAX_CHARS or name in states.READY_STATES:
-            logger.warning("%s asked for state %.80r, which a task cannot set itself; ignored", self._sandbox, name)
+            self._complain(f"asked for state {name!r:.80}, which a task cannot set itself; ignored")
             return
         assert isinstance(data, dict)
         self._on_state(name, self._redaction.value(data.get("meta")))

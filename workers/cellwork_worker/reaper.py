@@ -1,4 +1,5 @@
-"""Ends sandboxes that nobody will ever ask for again: their worker is dead, and their task has its outcome.
+"""Ends sandboxes that nobody will ever ask for again: their worker is dead, and their task has its outcome, or runs
+in another place.
 
 A dead worker's sandbox whose task still waits for its next delivery is left alone for `PATIENCE`: that delivery adopts
 it, and so saves the work. Only sandboxes of this installation are looked at, by label.
@@ -41,6 +42,8 @@ class Orphan(msgspec.Struct, frozen=True):
 
 def orphans(
     found: Iterable[Sandbox],
+    place: str,
+    broker: str,
     live: Collection[str],
     held: Callable[[Sandbox], Holding],
     has_outcome: Callable[[str], bool],
@@ -50,29 +53,34 @@ def orphans(
 
     Args:
         found: all sandboxes of the installation in one place.
-        live: names of the workers that live.
+        place: the name of that place.
+        broker: the id of the Redis that was asked. Of workers that use another nothing is known.
+        live: names and processes of the workers that live.
         held: how the token of a sandbox's attempt stands.
         has_outcome: whether the task of that id has one.
         now: seconds since the epoch.
     """
-    judged = ((sandbox, _verdict(sandbox, live, held, has_outcome, now)) for sandbox in found)
+    ours = (sandbox for sandbox in found if sandbox.broker in ("", broker))
+    judged = ((sandbox, _verdict(sandbox, place, live, held, has_outcome, now)) for sandbox in ours)
     return [Orphan(sandbox, reason) for sandbox, reason in judged if reason is not None]
 
 
 def _verdict(
     sandbox: Sandbox,
+    place: str,
     live: Collection[str],
     held: Callable[[Sandbox], Holding],
     has_outcome: Callable[[str], bool],
     now: float,
 ) -> str | None:
-    if sandbox.worker in live or now - sandbox.created < _GRACE:
+    if (sandbox.boot or sandbox.worker) in live or now - sandbox.created < _GRACE:
         return None
     if not sandbox.task_id:
         return None if sandbox.needed else f"worker {sandbox.worker} is dead, and nothing needs this"
     holding = held(sandbox)
     if holding.live:
-        return None
+        elsewhere = _known(place) and _known(holding.place) and holding.place != place
+        return f"worker {sandbox.worker} is dead, and task {sandbox.task_id} runs elsewhere now" if elsewhere else None
     if holding.done or has_outcome(sandbox.task_id):
         return f"worker {sandbox.worker} is dead, and task {sandbox.task_id} has its outcome"
     if now - max(holding.until, sandbox.created) > PATIENCE:
@@ -80,10 +88,17 @@ def _verdict(
     return None
 
 
+def _known(place: str) -> bool:
+    """Whether it is sure to have no second name: an engine that did not answer may be any, and addresses differ."""
+    return bool(place) and not place.endswith("unknown") and "://" not in place
+
+
 class Reaper:
     """Of one place: looks at all sandboxes that its executor can see."""
 
-    def __init__(self, app: Any, broker: Broker, tokens: Tokens) -> None:
+    def __init__(self, app: Any, broker: Broker, tokens: Tokens, boot: str = "") -> None:
+        """`boot`: of this process, if it is a worker's; that lives, whatever its heartbeat says."""
+        self._boot = boot
         self._app = app
         self._broker = broker
         self._tokens = tokens
@@ -97,8 +112,9 @@ class Reaper:
         found = self.sandboxes(executor)
         if not found:
             return []
-        live = {beat.worker for beat in heartbeat.live(self._broker)}
-        return orphans(found, live, self.held, self._has_outcome, time.time())
+        beats = list(heartbeat.live(self._broker))
+        live = {self._boot, *(beat.boot for beat in beats), *(beat.worker for beat in beats)} - {""}
+        return orphans(found, executor.place(), self._broker.id, live, self.held, self._has_outcome, time.time())
 
     def sandboxes(self, executor: Executor) -> list[Sandbox]:
         """All that the executor sees, with the tasks that they were given.
@@ -162,8 +178,8 @@ class Reaping:
             self._closing.wait(self._period)
 
 
-def reap(app: Celery, *, dry_run: bool) -> list[tuple[str, str]]:
-    """What ``cellwork reap`` does: sandbox and reason of each.
+def reap(app: Celery, *, executor: str | None = None, dry_run: bool) -> list[tuple[str, str]]:
+    """What ``cellwork reap`` does: sandbox and reason of each. `executor`: whose; None: that of the settings.
 
     Raises:
         redis.RedisError, cellwork.errors.CellworkError
@@ -172,9 +188,9 @@ def reap(app: Celery, *, dry_run: bool) -> list[tuple[str, str]]:
     executors = Executors(current, worker="reap")
     broker = Broker(app)
     try:
-        reaper, executor = Reaper(app, broker, Tokens(broker, "reap")), executors(current.executor)
-        found = reaper.find(executor) if dry_run else reaper.reap(executor)
-        executor.sweep(frozenset())  # its own, of which there are none; waits for the removals
+        reaper, place = Reaper(app, broker, Tokens(broker, "reap")), executors(executor or current.executor)
+        found = reaper.find(place) if dry_run else reaper.reap(place)
+        place.sweep(frozenset())  # its own, of which there are none; waits for the removals
     finally:
         broker.close()
     return [(orphan.sandbox.id, orphan.reason) for orphan in found]

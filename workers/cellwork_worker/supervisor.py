@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from signal import SIGTERM, Signals
 from typing import Any
 
@@ -55,6 +55,7 @@ class Supervisor:
         rules: policy.Policy,
         executors: Callable[[str], Executor],
         worker: str,
+        labels: Mapping[str, str],
         secret: bytes,
         logs: Logs,
         sandboxes: Sandboxes,
@@ -70,6 +71,7 @@ class Supervisor:
             rules: what it allows.
             executors: gives the executor of a name.
             worker: Celery's node name.
+            labels: that say so of its sandboxes.
             secret: what nonces are derived from; tasks never see it.
             logs: takes what tasks print.
             sandboxes: told what runs.
@@ -82,6 +84,7 @@ class Supervisor:
         self._policy = rules
         self._executors = executors
         self._worker = worker
+        self._labels = labels
         self._secret = secret
         self._logs = logs
         self._secrets = SecretSource(settings.secrets_dir)
@@ -225,7 +228,7 @@ class Supervisor:
 
     def _launch(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs) -> Launch:
         launch_id = launches.sandbox_name(job.id, int(body.request.retries or 0), job.start)
-        labels = launches.labels(self._settings.installation, self._worker, body.name, job.id, spec)
+        labels = launches.labels(self._labels, body.name, job.id, spec)
         labels |= launches.attempt_labels(launch_id, route(job.args[2])[1])
         one = Launch(
             id=launch_id,

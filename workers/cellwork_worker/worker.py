@@ -31,7 +31,7 @@ from cellwork_worker.fencing import Claim, Tokens
 from cellwork_worker.heartbeat import Heartbeat
 from cellwork_worker.imagebuild import Images
 from cellwork_worker.job import Ended, Job
-from cellwork_worker.launch import sandbox_name
+from cellwork_worker.launch import sandbox_name, worker_labels
 from cellwork_worker.lease import Leases
 from cellwork_worker.memory import Memory
 from cellwork_worker.metering import Metering, route
@@ -57,19 +57,19 @@ class Worker:
             InvalidSetting: the settings are wrong.
         """
         self.settings = _settings(app)
-        self.executors = Executors(self.settings, name)
+        self.broker = Broker(app)
+        boot = uuid.uuid4().hex[:12]
+        self.executors = Executors(self.settings, name, self.broker.id, boot)
         rules = policy.load(self.settings.policy)
         if self.settings.executor in ("process", "inline"):
             # Anybody's command would run as the worker's own user.
             rules = msgspec.structs.replace(rules, commands="deny")
         self.logs = logs.Logs(logs.client(app), self.settings)
         self.sandboxes = Sandboxes()
-        self.broker = Broker(app)
         images = Images(app, rules, self.broker)
         self._metering = Metering(UsageStore(self.broker), name)
         self._app = app
         place = self.executors(self.settings.executor).place()
-        boot = uuid.uuid4().hex[:12]
         self._heartbeat = Heartbeat(
             worker=name,
             boot=boot,
@@ -91,6 +91,7 @@ class Worker:
             rules,
             self.executors,
             name,
+            worker_labels(self.settings.installation, name, self.broker.id, boot),
             self._secret(app),
             self.logs,
             self.sandboxes,
@@ -101,7 +102,7 @@ class Worker:
         )
         self.dead = DeadLetters(self.broker)
         self._keys = Keys(app)
-        self._reaper = Reaper(app, self.broker, self.tokens)
+        self._reaper = Reaper(app, self.broker, self.tokens, boot)
         self._reaping = Reaping(self._reaper, self.executors.made, self.broker.visibility_timeout)
         self.leases.start()
         self._metering.start()

@@ -75,8 +75,8 @@ def backend_health(app: Celery) -> dict[str, Any]:
     except (RedisError, OSError) as error:
         return {
             **row,
-            "detail": f"the result backend at {place(url)} (result_backend) does not answer: {error}; start it, or "
-            f"correct the URL",
+            "detail": f"the result backend at {place(url)} (result_backend) does not answer: {str(error).rstrip('.')}; "
+            f"start it, or correct the URL",
         }
     facts = {"expires": f"results after {app.conf.result_expires}"}
     return {**row, "ok": True, "detail": f"{kind} at {place(url)}", "facts": facts}

@@ -12,7 +12,6 @@ from cellwork.broker import Broker
 from cellwork.deadletter import DeadLetter, DeadLetters
 
 from . import application
-from .target import app_of
 
 
 @click.group(short_help="Tasks that were given up: list, show, requeue, drop.")
@@ -94,7 +93,7 @@ def _say(letters: list[DeadLetter], as_json: bool, done: Callable[[DeadLetter], 
 
 
 def _given(context: click.Context) -> tuple[Celery, DeadLetters]:
-    app = app_of(context, context.meta["cellwork.app"])
+    app = application.given(context, context.meta["cellwork.app"])
     application.reach(app)
     return app, DeadLetters(Broker(app))
 

@@ -21,7 +21,7 @@ from cellwork.errors import EngineUnavailable, InvalidSpec
 from cellwork.image import Image
 from cellwork.quantity import format_bytes
 
-from .target import app_of
+from . import application
 
 #: Seconds for an image that is only copied.
 TIMEOUT = 1800.0
@@ -205,7 +205,7 @@ def from_venv(tag: str, base: str, site_packages: str | None, as_json: bool) -> 
 
 
 def _given(context: click.Context) -> tuple[Any, list[Declared], ImageEngine]:
-    app = app_of(context, context.meta["cellwork.app"])
+    app = application.given(context, context.meta["cellwork.app"])
     try:
         return app, list(declared.images(app).values()), ImageEngine()
     except InvalidSpec as error:

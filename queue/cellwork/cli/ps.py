@@ -1,11 +1,13 @@
 """``cellwork ps``: what runs where, how long, and what it uses."""
 
 import json
+import sys
 import time
 from typing import Any
 
 import click
 from celery import Celery
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +23,11 @@ _FIGURES = 4.0
 
 #: Seconds that a worker waits for its figures before it answers without.
 _WAIT = 0.3
+
+_TITLES = ("TASK", "TASK ID", "SANDBOX", "EXECUTOR", "IMAGE", "WORKER", "STATUS", "UPTIME", "CPU", "MEMORY", "LIMIT")
+
+#: Left out where the terminal is too narrow, in this order: what other commands ask for, the id, stays whole.
+_SPARE = ("SANDBOX", "WORKER", "IMAGE", "EXECUTOR", "STATUS", "LIMIT")
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -57,31 +64,42 @@ def ps(context: click.Context, name: str | None, as_json: bool) -> None:
         shown = [{key: value for key, value in row.items() if key != "measured"} for row in found]
         click.echo(json.dumps(shown, indent=2))
     else:
-        console = Console()
         # Into a pipe go whole lines, whatever their length.
-        console.print(table(found), width=None if console.is_terminal else 1000, crop=False)
+        console = Console() if sys.stdout.isatty() else Console(width=1000)
+        console.print(table(found, console.width))
 
 
-def table(sandboxes: list[dict[str, Any]]) -> Table:
-    """For a terminal; names are shown as text, whatever is in them."""
+def table(sandboxes: list[dict[str, Any]], width: int) -> Table:
+    """For a terminal of so many columns; names are shown as text, whatever is in them."""
+    lines = [_cells(row) for row in sandboxes]
+    wide = {title: max(map(cell_len, (title, *(line[title] for line in lines)))) for title in _TITLES}
+    titles = list(_TITLES)
+    for spare in _SPARE:
+        if sum(wide[title] + 2 for title in titles) <= width:
+            break
+        titles.remove(spare)
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    titles = ("TASK", "TASK ID", "SANDBOX", "EXECUTOR", "IMAGE", "WORKER", "STATUS", "UPTIME", "CPU", "MEMORY")
     for title in titles:
-        shown.add_column(title, overflow="fold", no_wrap=title in {"STATUS", "UPTIME", "CPU", "MEMORY"})
-    for row in sandboxes:
-        cpu, memory, limit = row["cpu_percent"], row["memory_bytes"], row["memory_limit_bytes"]
-        cells = [
-            *(row[key] for key in ("task", "task_id", "sandbox", "executor")),
-            row["image"] or "–",
-            row["worker"],
-            row["status"],
-            _duration(row["seconds"]),
-            "–" if cpu is None else f"{cpu:.1f} %",
-            "–" if memory is None else size(memory) + (f" / {size(limit)}" if limit else ""),
-        ]
-        # Names come from messages: text, never markup, and nothing that a terminal obeys.
-        shown.add_row(*(Text(printable(str(cell))) for cell in cells))
+        shown.add_column(title, overflow="fold", no_wrap=title not in {"TASK", "SANDBOX", "IMAGE", "WORKER"})
+    for line in lines:
+        shown.add_row(*(Text(line[title]) for title in titles))
     return shown
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    cpu, memory, limit = row["cpu_percent"], row["memory_bytes"], row["memory_limit_bytes"]
+    cells = (
+        *(row[key] for key in ("task", "task_id", "sandbox", "executor")),
+        row["image"] or "–",
+        row["worker"],
+        row["status"],
+        _duration(row["seconds"]),
+        "–" if cpu is None else f"{cpu:.1f} %",
+        "–" if memory is None else size(memory),
+        size(limit) if limit else "–",
+    )
+    # Names come from messages: text, never markup, and nothing that a terminal obeys.
+    return {title: printable(str(cell)) for title, cell in zip(_TITLES, cells, strict=True)}
 
 
 def _duration(seconds: float) -> str:

@@ -14,7 +14,6 @@ from cellwork.printable import printable
 from cellwork.spec import ContainerSpec
 
 from . import application
-from .target import app_of
 
 
 @click.command()
@@ -37,7 +36,7 @@ def route(
     as_json: bool,
 ) -> None:
     """Say which executor and queue TASK would go to, and why. Nothing is sent."""
-    app: Any = app_of(context, application_name)
+    app: Any = application.given(context, application_name)
     app.loader.import_default_modules()
     args = _arguments(arguments)
     found = app.tasks.get(task)
@@ -71,6 +70,8 @@ def route(
         click.echo(json.dumps(told, indent=2))
         return
     click.echo(f"{printable(task)} → executor {told['executor']}, queue {told['queue']}: {printable(decided.reason)}")
+    if seen is None:
+        click.echo("the broker does not answer: how long queues are, and who serves them, was not looked at", err=True)
     if found is None:
         click.echo("the application has no task of this name; only its name and these options were looked at", err=True)
     if served is False:

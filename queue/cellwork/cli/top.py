@@ -29,7 +29,7 @@ def top(context: click.Context, name: str | None, count: int | None, interval: f
                 if as_json:
                     click.echo(json.dumps([{k: v for k, v in row.items() if k != "measured"} for row in rows]))
                 else:
-                    live.update(table(rows), refresh=True)
+                    live.update(table(rows, console.width), refresh=True)
                 looks += 1
                 if looks == count:
                     return

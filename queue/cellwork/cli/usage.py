@@ -26,7 +26,6 @@ from cellwork.usagestore import UsageStore
 from . import application, plots
 from .logs import Moment
 from .ps import size
-from .target import app_of
 
 #: Columns of distributions: measure, title.
 _SHOWN = (("queue_seconds", "QUEUED"), ("start_seconds", "START"), ("run_seconds", "RUN"), ("cpu_seconds", "CPU"))
@@ -76,7 +75,7 @@ def usage(
     Without --since, sums are of all runs, and distributions of the newest thousand or so of each task, to within
     9 %. With it, all is exact, of the 10,000 newest runs at most.
     """
-    app = app_of(context, name)
+    app = application.given(context, name)
     application.reach(app)
     broker = Broker(app)
     store = UsageStore(broker)

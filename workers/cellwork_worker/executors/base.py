@@ -78,6 +78,10 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     task_id: str
     #: Seconds since the epoch.
     created: float
+    #: Which Redis knows whether that worker lives, so that nobody asks another. Empty: not known.
+    broker: str = ""
+    #: The process of that worker: one that was started again under the same name is another. Empty: not known.
+    boot: str = ""
     #: The name under which it was started ahead of need; its engine does not know which task it was given.
     alias: str = ""
     #: The task's attempt, where the name does not say it.

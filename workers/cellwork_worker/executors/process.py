@@ -130,10 +130,8 @@ class ProcessExecutor:
 
     def check(self) -> Health:
         """See the port."""
-        facts = {"python": sys.executable, "path": os.environ.get("PATH", os.defpath)}
-        return Health(
-            executor="process", ok=True, detail="local processes, isolates nothing: for development only", facts=facts
-        )
+        detail = "local processes, isolates nothing: for development only"
+        return Health(executor="process", ok=True, detail=detail, facts={"python": sys.executable})
 
     def _start(self, launch: Launch) -> _Process:
         # Under the lock, so that a stop that comes meanwhile finds the process. Forks wait for one another anyway.

@@ -12,10 +12,12 @@ from cellwork_worker.executors.process import ProcessExecutor
 class Executors:
     """One executor of each kind for a worker."""
 
-    def __init__(self, settings: Settings, worker: str) -> None:
-        """`worker`: Celery's node name, a label on every sandbox."""
+    def __init__(self, settings: Settings, worker: str, broker: str = "", boot: str = "") -> None:
+        """All are labels on every sandbox: see `cellwork_worker.launch.worker_labels`."""
         self._settings = settings
         self._worker = worker
+        self._broker = broker
+        self._boot = boot
         self._lock = threading.Lock()
         self._made: dict[str, Executor] = {}
 
@@ -60,6 +62,8 @@ class Executors:
         return DockerExecutor(
             installation=settings.installation,
             worker=self._worker,
+            broker=self._broker,
+            boot=self._boot,
             log_max_bytes=settings.log_max_bytes,
             warm=WarmLimits(
                 min=settings.warm_min,
@@ -80,6 +84,7 @@ class Executors:
         return KubernetesExecutor(
             installation=settings.installation,
             worker=self._worker,
+            broker=self._broker,
             namespace=settings.kube_namespace,
             context=settings.kube_context,
             limits=Limits(

@@ -1,5 +1,6 @@
 """The executor: has a container started, reads it, removes it."""
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Set
@@ -11,7 +12,7 @@ from docker.errors import APIError, NotFound
 from cellwork.errors import EngineUnavailable, SandboxLost
 from cellwork.quantity import format_bytes
 from cellwork_worker.executors.base import STARTED, Abandoned, Capacity, Emit, Exit, Health, Sandbox, Usage
-from cellwork_worker.launch import Launch
+from cellwork_worker.launch import Launch, worker_labels
 
 from .build import ImageBuilder
 from .containers import Containers
@@ -36,6 +37,8 @@ class DockerExecutor:
         *,
         installation: str,
         worker: str,
+        broker: str = "",
+        boot: str = "",
         log_max_bytes: int = 10 << 20,
         warm: WarmLimits = _LIMITS,
         base_url: str | None = None,
@@ -43,15 +46,18 @@ class DockerExecutor:
         """Connects on first use.
 
         Args:
-            installation, worker: labels on every container; `sweep` looks at its own only.
+            installation, worker, broker: labels on every container; `sweep` looks at its own only.
+            boot: another one, of this process.
             log_max_bytes: of output that the engine keeps per container.
             warm: how many sandboxes to start ahead of need.
             base_url: the engine's address; default: DOCKER_HOST, else the local socket.
         """
         self._engine = Engine(base_url)
-        self._labels = {"cellwork.installation": installation, "cellwork.worker": worker}
-        self._containers = Containers(self._engine, self._labels, log_max_bytes)
-        self._starter = Starter(self._containers, warm, self._labels)
+        labels = worker_labels(installation, worker, broker, boot)
+        #: Of all processes of this worker, earlier ones too.
+        self._labels = {name: value for name, value in labels.items() if name != "cellwork.boot"}
+        self._containers = Containers(self._engine, labels, log_max_bytes)
+        self._starter = Starter(self._containers, warm, labels)
         #: Builds images, and pulls built ones.
         self.images = ImageBuilder(self._engine)
         self._running: dict[str, RunningSandbox] = {}
@@ -192,13 +198,16 @@ class DockerExecutor:
             return listed(self._engine.client.containers(all=True, filters=filters))
 
     def place(self) -> str:
-        """See the port: the engine's own id."""
+        """See the port."""
         if self._place is None:
             try:
                 with self._engine.errors("to ask who it is"):
-                    self._place = f"docker-{self._engine.client.info().get('ID')}"
+                    info = self._engine.client.info()
             except (EngineUnavailable, APIError):
                 return "docker-unknown"
+            # Not the engine's id alone: machines that were cloned have the same one, and two engines of one machine.
+            who = "\0".join(str(info.get(key)) for key in ("ID", "Name", "DockerRootDir"))
+            self._place = f"docker-{hashlib.sha256(who.encode()).hexdigest()[:16]}"
         return self._place
 
     def sweep(self, live: Set[str]) -> list[str]:

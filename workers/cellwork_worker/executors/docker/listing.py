@@ -26,6 +26,8 @@ def _sandbox(container: Mapping[str, Any], used: set[str]) -> Sandbox:
     return Sandbox(
         id=name,
         worker=labels.get("cellwork.worker", ""),
+        broker=labels.get("cellwork.broker", ""),
+        boot=labels.get("cellwork.boot", ""),
         task_id=labels.get("cellwork.task-id", ""),
         alias=labels.get("cellwork.warm", ""),
         created=float(container.get("Created") or 0),

@@ -266,7 +266,8 @@ class Api:
             except (HTTPError, OSError) as error:
                 if number == tries:
                     raise EngineUnavailable(
-                        f"the API server at {settings.host} does not answer, to {verb}: {error}"
+                        f"the API server at {settings.host} does not answer, to {verb}: {error}. Start the cluster, or "
+                        f"correct KUBECONFIG"
                     ) from error
                 self._pause(number, verb, str(error), None)
                 continue

@@ -66,6 +66,7 @@ class KubernetesExecutor:
         *,
         installation: str,
         worker: str,
+        broker: str = "",
         namespace: str | None = None,
         context: str | None = None,
         limits: Limits = _LIMITS,
@@ -73,14 +74,14 @@ class KubernetesExecutor:
         """Connects on first use.
 
         Args:
-            installation, worker: on every pod; `sweep` looks at its own only.
+            installation, worker, broker: on every pod; `sweep` looks at its own only.
             namespace: of pods whose task names none; None: the service account's or the kubeconfig's.
             context: of the kubeconfig.
             limits: see `Limits`.
         """
         self._api = Api(context=context, rate=limits.rate, connections=limits.followers + 16)
         self._selector = manifest.selector(installation)
-        self._worker = worker
+        self._mine = (worker, broker)
         self._namespace = namespace
         self._limits = limits
         self._followers = threading.BoundedSemaphore(limits.followers)
@@ -186,9 +187,9 @@ class KubernetesExecutor:
 
     def sweep(self, live: Set[str]) -> list[str]:
         """See the port."""
-        found = [pod.metadata for pod in self._pods() if pod.metadata.deletion_timestamp is None]
-        self._abandoned &= {pod.name for pod in found}
-        mine = [pod.name for pod in found if pod.annotations.get("cellwork.worker") == self._worker]
+        found = self.sandboxes()
+        self._abandoned &= {pod.id for pod in found}
+        mine = [pod.id for pod in found if (pod.worker, pod.broker) == self._mine]
         ended = [name for name in mine if name not in live and name not in self._abandoned]
         for name in ended:
             self._remover.later(self._listed.get(name) or self.namespace, name)
@@ -354,6 +355,8 @@ def _sandbox(pod: Pod) -> Sandbox:
     return Sandbox(
         id=pod.metadata.name,
         worker=pod.metadata.annotations.get("cellwork.worker", ""),
+        broker=pod.metadata.annotations.get("cellwork.broker", ""),
+        boot=pod.metadata.annotations.get("cellwork.boot", ""),
         task_id=pod.metadata.annotations.get("cellwork.task-id", ""),
         created=created.timestamp(),
     )
