@@ -1,5 +1,6 @@
 """What every layer shares: a broker, worker processes, and a look at what is left behind."""
 
+import ipaddress
 import os
 import signal
 import subprocess
@@ -55,6 +56,13 @@ def engine():
         pytest.fail(f"no Docker engine answers ({error}); on Debian: apt-get install docker.io, then scripts/engine.sh")
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def gateway(engine) -> str:
+    """This machine's address on the engine's bridge; the first of its subnet, where the engine does not name one."""
+    config = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]
+    return config.get("Gateway") or str(next(ipaddress.ip_network(config["Subnet"]).hosts()))
 
 
 @pytest.fixture(scope="session")

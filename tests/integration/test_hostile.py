@@ -142,18 +142,16 @@ def test_raw_sockets_are_refused(attack):
     assert found["vsock"] != "allowed"
 
 
-def test_there_is_no_network_by_default(attack, broker, engine):
+def test_there_is_no_network_by_default(attack, broker, gateway):
     port = int(broker.rpartition(":")[2])
-    gateway = engine.networks.get("bridge").attrs["IPAM"]["Config"][0].get("Gateway", "172.17.0.1")
     places = [("127.0.0.1", port), (gateway, port), ("169.254.169.254", 80), ("1.1.1.1", 53)]
     refused = attack.connects.delay(places).get(timeout=TIMEOUT)
     assert all(why in ("ECONNREFUSED", "ENETUNREACH") for why in refused), refused
     assert attack.interfaces.delay().get(timeout=TIMEOUT) == ["lo"]
 
 
-def test_the_broker_of_the_host_is_out_of_reach_with_a_network_too(attack, broker, engine):
+def test_the_broker_of_the_host_is_out_of_reach_with_a_network_too(attack, broker, gateway):
     port = int(broker.rpartition(":")[2])
-    gateway = engine.networks.get("bridge").attrs["IPAM"]["Config"][0].get("Gateway", "172.17.0.1")
     refused = attack.connects.apply_async(([("127.0.0.1", port), (gateway, port)],), network="bridge")
     assert "allowed" not in refused.get(timeout=TIMEOUT)
 

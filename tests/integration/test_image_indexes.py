@@ -61,13 +61,12 @@ class Index(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def address(engine) -> Iterator[str]:
+def address(gateway) -> Iterator[str]:
     """Where builds reach the index."""
-    host = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
-    with http.server.ThreadingHTTPServer((host, 0), Index) as server:
+    with http.server.ThreadingHTTPServer((gateway, 0), Index) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"{host}:{server.server_address[1]}"
+        yield f"{gateway}:{server.server_address[1]}"
         server.shutdown()
         thread.join()
 

@@ -137,9 +137,8 @@ def test_the_memory_of_all_its_processes_is_counted_together(tasks, worker_store
     assert 60 * MIB < run_of(worker_store, result.id).peak_memory_bytes < 128 * MIB
 
 
-def test_what_goes_through_network_and_disk_is_counted(tasks, worker_store, engine):
-    address = engine.networks.get("bridge").attrs["IPAM"]["Config"][0].get("Gateway", "172.17.0.1")
-    with socket.create_server((address, 0)) as server:
+def test_what_goes_through_network_and_disk_is_counted(tasks, worker_store, gateway):
+    with socket.create_server((gateway, 0)) as server:
         thread = threading.Thread(target=swallow, args=(server,))
         thread.start()
         result = tasks.writes.apply_async((MIB, server.getsockname()), network="bridge", read_only=False)
