@@ -37,7 +37,8 @@ class Pins:
         A task with secrets keeps its declared image: no message may choose what is told them.
         """
         digest = self._digests.get(called.image or declared.image or self._default or "")
-        return called if digest is None or declared.secrets else specs.merge(called, ContainerSpec(image=digest))
+        kept = digest is None or declared.secrets or declared.secret_env
+        return called if kept else specs.merge(called, ContainerSpec(image=digest))
 
 
 def of(app: Any) -> Pins:

@@ -101,6 +101,8 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     kueue_queue: str | None = None
     #: Names of Secrets with a registry's login.
     image_pull_secrets: tuple[str, ...] | None = None
+    #: Environment variable to ``SECRET/KEY`` of the namespace: the kubelet gives the value, and no worker sees it.
+    secret_env: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     #: A pod's manifest, under which cellwork's own is merged; a file of YAML where the task is declared.
     pod_template: dict[str, Any] | None = None

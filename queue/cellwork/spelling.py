@@ -12,6 +12,8 @@ from .quantity import BYTES_ACCEPTED, CPUS_ACCEPTED, parse_bytes, parse_cpus
 
 _SECONDS = "a number of seconds greater than 0"
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: Names of objects, and keys of a Secret's data (API reference, "Secret v1 core").
+_SECRET_KEY = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[A-Za-z0-9._-]{1,253}")
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _PLATFORM = re.compile(r"[a-z0-9]+(/[a-z0-9_]+){0,2}")
@@ -65,6 +67,18 @@ def _secrets(value: object) -> dict[str, str]:
         value = {name: name for name in value}
     for variable, name in value.items():
         if not all(isinstance(word, str) and _ENV_NAME.fullmatch(word) for word in (variable, name)):
+            raise ValueError(accepted)
+    return dict(value)
+
+
+def _secret_env(value: object) -> dict[str, str]:
+    accepted = 'a mapping of environment variables to SECRET/KEY, such as {"PGPASSWORD": "database/password"}'
+    if not isinstance(value, Mapping):
+        raise ValueError(accepted)
+    for variable, source in value.items():
+        if not (isinstance(variable, str) and _ENV_NAME.fullmatch(variable)):
+            raise ValueError(accepted)
+        if not (isinstance(source, str) and _SECRET_KEY.fullmatch(source)):
             raise ValueError(accepted)
     return dict(value)
 
@@ -245,6 +259,7 @@ PARSERS: dict[str, Callable[[object], object]] = {
     "scheduler": _name,
     "kueue_queue": _name,
     "image_pull_secrets": _names,
+    "secret_env": _secret_env,
     "tolerations": _tolerations,
     "pod_template": _template,
 }

@@ -228,9 +228,26 @@ class Node:
         last.chmod(0o666)
         return True
 
+    def _env(self, pod: Object) -> list[str]:
+        found = []
+        for one in pod["spec"]["containers"][0].get("env", ()):
+            value = one.get("value", "")
+            if (reference := one.get("valueFrom", {}).get("secretKeyRef")) is not None:
+                assert self._store is not None
+                there = self._store.get("secrets", pod["metadata"]["namespace"], reference["name"])
+                value = base64.b64decode(there["data"][reference["key"]]).decode()
+            found.append(f"{one['name']}={value}")
+        return found
+
     def _contain(self, pod: Object, folder: Path) -> None:
         uid = pod["metadata"]["uid"]
-        made = self._client.create_container_from_config(_config(pod, folder, self._mark, self.claims), f"k8s-{uid}")
+        try:
+            env = self._env(pod)
+        except Missing as error:
+            self._waiting(pod, "CreateContainerConfigError", str(error))
+            return
+        config = _config(pod, folder, self._mark, self.claims) | {"Env": env}
+        made = self._client.create_container_from_config(config, f"k8s-{uid}")
         self._containers[uid] = made["Id"]
         try:
             self._client.start(made["Id"])
@@ -330,7 +347,6 @@ def _config(pod: Object, folder: Path, mark: str, claims: dict[str, Path]) -> di
     network = (pod["metadata"].get("labels") or {}).get("cellwork.network", "bridge")
     config: dict[str, Any] = {
         "Image": container["image"],
-        "Env": [f"{one['name']}={one['value']}" for one in container.get("env", ())],
         "User": f"{user.get('runAsUser', '')}:{user.get('runAsGroup', '')}".rstrip(":"),
         "WorkingDir": container.get("workingDir", ""),
         "Labels": {mark: "", "pod": pod["metadata"]["name"]},

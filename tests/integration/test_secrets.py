@@ -54,11 +54,17 @@ def test_a_secret_that_the_worker_does_not_have_fails_the_task_by_name(shop, sec
 
 
 @pytest.mark.parametrize(
-    "options", [{"secrets": ("DB_PASSWORD",)}, {"image": "cellwork/python:other"}, {"python": "/tmp/python"}]
+    "options",
+    [
+        {"secrets": ("DB_PASSWORD",)},
+        {"secret_env": {"A": "database/password"}},
+        {"image": "cellwork/python:other"},
+        {"python": "/tmp/python"},
+    ],
 )
 def test_who_sends_a_message_chooses_neither_secrets_nor_who_gets_them(shop, secret_worker, options):
-    task = shop.tasks.echo if "secrets" in options else shop.secret.tells
-    args = ("x",) if "secrets" in options else ()
+    task = shop.tasks.echo if options.keys() & {"secrets", "secret_env"} else shop.secret.tells
+    args = ("x",) if task is shop.tasks.echo else ()
     error = task.apply_async(args, queue="secret", **options).get(timeout=TIMEOUT, propagate=False)
     assert isinstance(error, InvalidSpec)
     assert "cannot come with the call" in str(error)

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import click
 from celery.bin.celery import celery
+from opentelemetry.sdk import environment_variables
 from pages.blocks import ROOT, Block
 from tornado.options import options as flower_options
 
@@ -23,6 +24,7 @@ _VARIABLES = frozenset(
     {"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "CELLWORK_CONFIG", "CELLWORK_PRICES", "CELLWORK_METRICS_TOKEN"}
     | {"CHAOS_SEED", "DOCKER_HOST", "KUBECONFIG", "PATH", "redis"}
     | {f"CELLWORK_{name.upper()}" for name in Settings.__struct_fields__}
+    | {name for name in vars(environment_variables) if name.startswith("OTEL_")}
 )
 
 _COMMENT = re.compile(r"(^|\s)#\s.*$")

@@ -31,7 +31,7 @@ app = configure(Celery("shop"), defaults={"image": "python:3.12-slim"})
 #: Pages whose shown output is compared with what is really printed, in tests of this folder.
 RUN = {"docs/quickstart.md", "docs/routing.md", "docs/sizing.md"}
 
-LANGUAGES = {"python", "toml", "console", "mermaid", "text"}
+LANGUAGES = {"python", "toml", "console", "mermaid", "text", "yaml"}
 
 
 def of(*languages: str) -> pytest.MarkDecorator:
@@ -140,6 +140,13 @@ def test_the_dev_container_and_pre_commit_start_what_is_there(monkeypatch):
 @of("mermaid")
 def test_diagrams_can_be_drawn(block):
     diagrams.check(block.text)
+
+
+@of("yaml")
+def test_yaml_is_of_a_page_whose_manifest_a_test_runs(block):
+    """The preStop hook: tests/integration/test_drain.py."""
+    assert block.page == "docs/reliability.md"
+    assert yaml.safe_load(block.text)
 
 
 @of("text")

@@ -4,14 +4,11 @@ import base64
 import gzip
 import json
 import random
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import msgspec
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -191,15 +188,20 @@ def test_a_template_is_under_what_cellwork_says():
     assert {one["name"]: one["value"] for one in container["env"]} == {"A": "1", "B": "2"}
 
 
-def test_a_secret_of_the_clusters_own_comes_by_a_template_as_the_page_shows_it():
-    page = (Path(__file__).parents[2] / "docs/secrets.md").read_text()
-    (example,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    made = manifest.pod(launch(pod_template=yaml.safe_load(example)))
+def test_a_secret_of_the_clusters_own_is_named_and_the_kubelet_gives_it():
+    made = manifest.pod(launch(payload=None, secret_env={"PGPASSWORD": "database/db.password"}))
     template.check("t", made)
     (container,) = made["spec"]["containers"]
-    assert container["image"] == "python:3.12"
-    reference = {"secretKeyRef": {"name": "shop", "key": "db-password"}}
-    assert {"name": "DB_PASSWORD", "valueFrom": reference} in container["env"]
+    reference = {"secretKeyRef": {"name": "database", "key": "db.password"}}
+    assert {"name": "PGPASSWORD", "valueFrom": reference} in container["env"]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["PGPASSWORD", {"A": "database"}, {"A": "../x/y"}, {"A": "a/b/c"}, {"1": "a/b"}, {"A": 1}]
+)
+def test_what_names_no_key_of_a_secret_is_refused_where_it_is_written(wrong):
+    with pytest.raises(InvalidSpec, match="secret_env takes a mapping of environment variables to SECRET/KEY"):
+        parse("t", {"secret_env": wrong})
 
 
 RESTRICTED = {"name": "x", "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}

@@ -86,11 +86,13 @@ class Body:
                 f"task {self.name}: code_root={over.code_root!r} came with the call; only the task's declaration "
                 f"may say it"
             )
-        if over.secrets is not None or (self.spec.secrets and (over.image, over.python) != (None, None)):
+        asked = (over.secrets, over.secret_env) != (None, None)
+        program = (over.image, over.python, over.entrypoint, over.pod_template) != (None,) * 4
+        if asked or (program and (self.spec.secrets or self.spec.secret_env)):
             # Nor which secrets it gets, nor which program gets them.
             raise InvalidSpec(
-                f"task {self.name}: secrets, and the image and python of a task that has some, cannot come with the "
-                f"call; only the task's declaration may say them"
+                f"task {self.name}: secrets and secret_env, and the image, python, entrypoint and pod_template of a "
+                f"task that has some, cannot come with the call; only the task's declaration may say them"
             )
         return over
 

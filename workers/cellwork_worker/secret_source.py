@@ -55,6 +55,19 @@ class SecretSource:
         return os.environ.get(f"CELLWORK_SECRET_{name}")
 
 
+def check_executor(task: str, spec: ContainerSpec, executor: str) -> None:
+    """A cluster's secrets are there for its pods only.
+
+    Raises:
+        InvalidSpec: `spec` names some, and `executor` makes no pods.
+    """
+    if spec.secret_env and executor != "kubernetes":
+        raise InvalidSpec(
+            f"task {task}: secret_env={spec.secret_env!r} names Secrets of a cluster, which executor {executor} does "
+            f"not have; use secrets=…, or send it to executor kubernetes"
+        )
+
+
 def refuse(task: str, spec: ContainerSpec, what: str) -> None:
     """Refuse secrets where they could not be handed over unseen.
 

@@ -35,7 +35,7 @@ from cellwork_worker.reading import Reading
 from cellwork_worker.redaction import Redaction
 from cellwork_worker.room import Room
 from cellwork_worker.sandboxes import Sandboxes
-from cellwork_worker.secret_source import SecretSource, refuse
+from cellwork_worker.secret_source import SecretSource, check_executor, refuse
 
 logger = logging.getLogger("cellwork.worker")
 
@@ -108,6 +108,7 @@ class Supervisor:
         _, reason = route(job.args[2])
         if reason not in (None, "default"):
             logger.info("%s goes to %s: %s", job.sandbox, name, printable(str(reason)))
+        check_executor(body.name, spec, name)
         executor = self._executors(name)
         if name == "inline":
             return self._run_inline(executor, body, job, spec, args, kwargs)

@@ -33,6 +33,11 @@ def waits(seconds):
     return len(os.environ["TOKEN"])
 
 
+@app.task(secret_env={"PGPASSWORD": "database/db.password"})
+def asks_the_cluster():
+    return os.environ["PGPASSWORD"][::-1]
+
+
 @app.task(secrets=("MISSING",))
 def misses():
     return None

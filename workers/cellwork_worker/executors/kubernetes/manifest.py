@@ -159,7 +159,7 @@ def _container(launch: Launch, mounts: list[dict[str, Any]]) -> dict[str, Any]:
         "name": CONTAINER,
         "image": spec.image,
         "imagePullPolicy": _PULL[spec.pull or "missing"],
-        "env": [{"name": name, "value": value} for name, value in launch.env.items()],
+        "env": _env(launch),
         "resources": _resources(spec),
         "volumeMounts": mounts,
         # Its last words, where the log is not to be had; see docs/protocol.md.
@@ -182,6 +182,14 @@ def _container(launch: Launch, mounts: list[dict[str, Any]]) -> dict[str, Any]:
     if spec.workdir is not None:
         container["workingDir"] = spec.workdir
     return container
+
+
+def _env(launch: Launch) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in launch.env.items()]
+    for variable, source in (launch.spec.secret_env or {}).items():
+        name, _, key = source.partition("/")
+        found.append({"name": variable, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}})
+    return found
 
 
 def _resources(spec: ContainerSpec) -> dict[str, Any]:
