@@ -12,7 +12,7 @@ import pytest
 import yaml
 from celery import Celery
 from pages import consoles, diagrams
-from pages.blocks import BLOCKS, PAGES, ROOT, Block, blocks
+from pages.blocks import BLOCKS, PAGES, ROOT, blocks
 
 from cellwork import prices, settings
 from cellwork_worker import policy
@@ -149,9 +149,22 @@ def test_yaml_is_of_a_page_whose_manifest_a_test_runs(block):
     assert yaml.safe_load(block.text)
 
 
-@of("text")
-def test_the_picture_of_the_rooms_shows_rooms_that_are_there(block: Block):
-    assert block.page == "docs/architecture.md", "what is shown as text nobody checks: name its language"
+def test_what_is_shown_as_text_is_looked_at_below():
+    shown = {block.page for block in BLOCKS if block.language == "text" and not block.page.startswith("examples/")}
+    assert shown == {"docs/architecture.md", "docs/monitoring.md"}
+
+
+def test_the_picture_of_a_trace_has_all_of_its_spans():
+    (block,) = blocks("docs/monitoring.md", "text")
+    sources = [
+        (ROOT / path).read_text() for path in ("queue/cellwork/tracing.py", "workers/cellwork_worker/tracing.py")
+    ]
+    made = {name for source in sources for name in re.findall(r'span\(f"(\w+) \{', source)}
+    assert set(re.findall(r"(\w+) shop\.parse", block.text)) == made
+
+
+def test_the_picture_of_the_rooms_shows_rooms_that_are_there():
+    (block,) = blocks("docs/architecture.md", "text")
     for room in ("pool", "job", "supervisor", "hardening", "policy", "launch", "bundle", "bootstrap", "verdict"):
         assert re.search(rf"\b{room}\b", block.text)
         assert (ROOT / f"workers/cellwork_worker/{room}.py").exists()

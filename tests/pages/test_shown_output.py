@@ -48,7 +48,7 @@ def printed(page: str, folder, name: str, **env: str) -> tuple[str, list[str]]:
 
 
 def test_the_router_explains_itself_as_its_page_shows(broker, tmp_path):
-    (settings,) = blocks("docs/routing.md", "toml")
+    settings = blocks("docs/routing.md", "toml")[0]
     (tmp_path / "cellwork.toml").write_text(settings.text.replace('"error"', '"warn"'))  # no worker of pods is here
     said, shown = printed("docs/routing.md", tmp_path, "train")
     assert said.splitlines() == shown
