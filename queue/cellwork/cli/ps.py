@@ -64,9 +64,13 @@ def ps(context: click.Context, name: str | None, as_json: bool) -> None:
         shown = [{key: value for key, value in row.items() if key != "measured"} for row in found]
         click.echo(json.dumps(shown, indent=2))
     else:
-        # Into a pipe go whole lines, whatever their length.
-        console = Console() if sys.stdout.isatty() else Console(width=1000)
-        console.print(table(found, console.width))
+        where = console()
+        where.print(table(found, where.width))
+
+
+def console() -> Console:
+    """Into a pipe go whole lines, whatever their length."""
+    return Console() if sys.stdout.isatty() else Console(width=1000)
 
 
 def table(sandboxes: list[dict[str, Any]], width: int) -> Table:

@@ -4,11 +4,10 @@ import json
 import threading
 
 import click
-from rich.console import Console
 from rich.live import Live
 
 from . import application
-from .ps import running, table
+from .ps import console, running, table
 
 
 @click.command(short_help="ps, live; Ctrl-C ends it.")
@@ -21,15 +20,15 @@ def top(context: click.Context, name: str | None, count: int | None, interval: f
     """Watch the running sandboxes of all workers; Ctrl-C ends it."""
     app = application.given(context, name)
     looks = 0
-    console = Console()
-    with Live(console=console, auto_refresh=False, screen=console.is_terminal and not as_json) as live:
+    where = console()
+    with Live(console=where, auto_refresh=False, screen=where.is_terminal and not as_json) as live:
         try:
             while True:
                 rows = running(app, figures=True)
                 if as_json:
                     click.echo(json.dumps([{k: v for k, v in row.items() if k != "measured"} for row in rows]))
                 else:
-                    live.update(table(rows, console.width), refresh=True)
+                    live.update(table(rows, where.width), refresh=True)
                 looks += 1
                 if looks == count:
                     return
