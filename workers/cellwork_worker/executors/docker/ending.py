@@ -9,7 +9,8 @@ import docker
 
 from cellwork_worker.executors.base import Exit
 
-from .engine import Engine
+from .engine import ANSWER_TIMEOUT, Engine
+from .sockets import knock
 
 #: 128 + SIGKILL. Nothing inside can send that to the sandbox's first process, so it came from outside.
 _KILLED = 128 + SIGKILL
@@ -25,6 +26,7 @@ def exit_of(engine: Engine, container: str) -> Exit:
         NotFound: it is gone.
     """
     engine.ask(lambda: engine.client.wait(container, timeout=None))
+    engine.ask(lambda: knock(engine.client, ANSWER_TIMEOUT))
     state = engine.ask(lambda: engine.client.inspect_container(container))["State"]
     code = state["ExitCode"]
     oom = state["OOMKilled"] or (
