@@ -10,7 +10,7 @@ from cellwork.spec import ContainerSpec, parse
 from cellwork_worker.executors.base import STDOUT
 from cellwork_worker.executors.docker import DockerExecutor
 from cellwork_worker.hardening import harden
-from cellwork_worker.launch import Launch, labels
+from cellwork_worker.launch import Launch, labels, worker_labels
 
 BUSYBOX = "cellwork/busybox:base"
 
@@ -124,7 +124,7 @@ def test_what_the_host_cannot_give_is_refused_at_once_with_the_engines_word(run,
         run("true", **options)
 
 
-def test_the_tasks_labels_are_kept_and_ours_cannot_be_replaced(installation):
+def test_the_tasks_labels_are_kept_and_ours_cannot_be_replaced():
     spec = parse("t", {"labels": {"team": "blue", "cellwork.task": "forged"}})
-    found = labels(installation, "w", "shop.parse", "id", spec)
+    found = labels(worker_labels("home", "w", "", ""), "shop.parse", "id", spec)
     assert (found["team"], found["cellwork.task"]) == ("blue", "shop.parse")

@@ -49,8 +49,9 @@ class Reader:
         self.installation = f"tests-pages-{name}-{os.getpid()}"
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("CELERY_", "CELLWORK_"))},
-            "CELERY_BROKER_URL": f"{broker}/0",
-            "CELERY_RESULT_BACKEND": f"{broker}/1",
+            # Workers of other tests take from the first two.
+            "CELERY_BROKER_URL": f"{broker}/6",
+            "CELERY_RESULT_BACKEND": f"{broker}/7",
             "CELLWORK_INSTALLATION": self.installation,
             "PATH": consoles.path(),
             "COLUMNS": "200",

@@ -1,5 +1,7 @@
 """What a job lets happen after it was ended: no body may begin."""
 
+import threading
+
 import pytest
 
 from cellwork_worker.job import FENCED, Ended, Job
@@ -28,3 +30,22 @@ def test_what_is_left_is_abandoned_once_and_what_was_ended_before_is_not_left():
     other = job(ended="time limit")
     other.leave(FENCED)
     assert (other.left, other.ended) == (False, "time limit")
+
+
+def test_progress_is_stored_until_somebody_ends_the_task_and_never_over_what_is_stored_then():
+    stored: list[str] = []
+    one = job()
+    one.report(lambda: stored.append("PROGRESS"))
+    ending = threading.Thread(target=one.terminate, args=(15,))
+
+    def slowly() -> None:
+        ending.start()
+        ending.join(0.05)
+        assert ending.is_alive(), "REVOKED is stored while progress still is"
+        stored.append("PROGRESS")
+
+    one.report(slowly)
+    ending.join()
+    stored.append("REVOKED")
+    one.report(lambda: stored.append("PROGRESS"))
+    assert stored[-1] == "REVOKED"

@@ -162,6 +162,12 @@ class Job:
         if abandon is not None:
             abandon()
 
+    def report(self, store: Callable[[], None]) -> None:
+        """Have its progress stored, unless it was ended: Celery stores REVOKED then, which must stay."""
+        with self._lock:
+            if self.ended is None:
+                store()
+
     def soft(self) -> None:
         """Its soft limit has passed. Does not block."""
         self.soft_exceeded = True

@@ -152,7 +152,7 @@ class Supervisor:
 
     def _follow(self, executor: Executor, launch: Launch, body: Body, job: Job, meter: Meter) -> object:
         def on_state(state: str, meta: object) -> None:
-            body.task.update_state(task_id=job.id, state=state, meta=meta)
+            job.report(lambda: body.task.update_state(task_id=job.id, state=state, meta=meta))
 
         def emit(stream: int, chunk: bytes) -> bool:
             if stream == STARTED:
