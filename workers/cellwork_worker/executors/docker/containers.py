@@ -66,7 +66,7 @@ class Containers:
         except APIError as error:
             if container.holder is None:
                 self.remove(container)
-                raise _refused(launch, error) from error
+                raise self._refusal(launch, error) from error
         # The holder may have gone; a namespace of its own needs none.
         self.remover.now(container.id)
         self.holders.discard(container.holder)
@@ -77,7 +77,7 @@ class Containers:
             return container, self._attach_and_start(launch, container)
         except APIError as error:
             self.remove(container)
-            raise _refused(launch, error) from error
+            raise self._refusal(launch, error) from error
 
     def find(self, launch: Launch, name: str) -> tuple[Container, Followed] | None:
         """The launch's sandbox of an earlier delivery, which has this name, and its output from the first line.
@@ -155,6 +155,15 @@ class Containers:
         if container.holder is not None:
             self.holders.release(container.image, container.holder)
 
+    def _refusal(self, launch: Launch, error: APIError) -> Exception:
+        """What the engine's refusal is to the task.
+
+        Raises:
+            requests.ConnectionError: it is about to end, and what it said is about itself.
+        """
+        self.engine.knock()
+        return _refused(launch, error)
+
     def _attach_and_start(self, launch: Launch, container: Container) -> Attached:
         client = self.engine.client
         streams = None
@@ -193,7 +202,7 @@ class Containers:
         except APIError as error:
             if name_taken(error):
                 return None
-            raise _refused(launch, error) from error
+            raise self._refusal(launch, error) from error
         container.pull_seconds = pulled
         return container
 

@@ -9,8 +9,7 @@ import docker
 
 from cellwork_worker.executors.base import Exit
 
-from .engine import ANSWER_TIMEOUT, Engine
-from .sockets import knock
+from .engine import Engine
 
 #: 128 + SIGKILL. Nothing inside can send that to the sandbox's first process, so it came from outside.
 _KILLED = 128 + SIGKILL
@@ -26,7 +25,7 @@ def exit_of(engine: Engine, container: str) -> Exit:
         NotFound: it is gone.
     """
     engine.ask(lambda: engine.client.wait(container, timeout=None))
-    engine.ask(lambda: knock(engine.client, ANSWER_TIMEOUT))
+    engine.ask(engine.knock)
     state = engine.ask(lambda: engine.client.inspect_container(container))["State"]
     code = state["ExitCode"]
     oom = state["OOMKilled"] or (

@@ -15,7 +15,7 @@ from docker.utils import kwargs_from_env
 
 from cellwork.errors import EngineUnavailable
 
-from .sockets import pool_connections
+from .sockets import knock, pool_connections
 from .tunnel import Tunnel
 
 _Answer = TypeVar("_Answer")
@@ -113,6 +113,15 @@ class Engine:
                 self.breaks += 1
                 time.sleep(pause)
         return question()
+
+    def knock(self) -> None:
+        """See whether it takes new connections: one that is about to end answers on old ones, and what it says then
+        is about itself.
+
+        Raises:
+            requests.ConnectionError: it takes none.
+        """
+        knock(self.client, ANSWER_TIMEOUT)
 
     @contextmanager
     def errors(self, doing: str) -> Iterator[None]:

@@ -110,6 +110,7 @@ class Holders:
             raise
         except APIError as error:
             self.discard(name)
+            self._engine.knock()
             # A missing image is the task's own error, told when its own container is created.
             if error.status_code != HTTPStatus.NOT_FOUND or "no such image" not in answer(error).lower():
                 logger.info(
