@@ -8,13 +8,13 @@ import hashlib
 import os
 import re
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from e2e.test_up import free_port
 from pages import consoles
 from pages.blocks import blocks
 from waiting import wait_until
@@ -101,12 +101,6 @@ def reader(request, broker, engine, tmp_path) -> Iterator[Reader]:
     yield somebody
     left = engine.api.containers(all=True, filters={"label": f"cellwork.installation={somebody.installation}"})
     assert left == []
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def alike(shown: list[str], printed: str) -> bool:
