@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--calls N] [--paced N] [--rounds N]``: prints tables, writes benchmarks/results.json."""
+"""``python -m benchmarks [--calls N] [--paced N] [--rounds N] …``: prints tables, writes benchmarks/results.json."""
 
 import argparse
 import json
@@ -147,6 +147,10 @@ def main() -> None:
     parser.add_argument("--paced", type=int, default=100, help="calls at two a second; 0 leaves that out")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each throughput figure")
     parser.add_argument("--tasks", type=int, default=200, help="over which the worker's processor time is taken")
+    parser.add_argument(
+        "--inflight", type=int, nargs="*", default=[1, 2, 4, 8], help="of each throughput figure; none: no such figures"
+    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))
     options = parser.parse_args()
     results: dict[str, Any] = {"python": platform.python_version(), "calls": options.calls}
     with variants(["plain", "handwritten", "ours"], concurrency=8) as running:
@@ -174,13 +178,14 @@ def main() -> None:
             "ours, cold": throughput(cold),
             "ours": throughput(ours.noop),
         }
-        results["throughput"] = {inflight: rates(compared, inflight, options.rounds) for inflight in (1, 2, 4, 8)}
-        print_rates(results["throughput"])
+        results["throughput"] = {inflight: rates(compared, inflight, options.rounds) for inflight in options.inflight}
+        if options.inflight:
+            print_rates(results["throughput"])
         results["worker"] = {
             name: worker(ours, task, options.tasks) for name, task in (("cold", cold), ("", ours.noop))
         }
         console.print(results["worker"])
-    Path(__file__).with_name("results.json").write_text(json.dumps(results, indent=1) + "\n")
+    options.output.write_text(json.dumps(results, indent=1) + "\n")
 
 
 main()
