@@ -67,6 +67,8 @@ class _Taking:
         self._unacknowledged: set[str] = set()
         self._more = False
         self._clients: dict[str, redis.Redis] = {}
+        #: How to connect, by whether asynchronously.
+        self._parameters: dict[bool, dict[str, Any]] = {}
         super().__init__(*args, **kwargs)
 
     def basic_consume(self: Any, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
@@ -145,6 +147,13 @@ class _Taking:
 
     def _tokens(self, queue: str) -> str:
         return f"{queue}.cellwork-wake"
+
+    def _connparams(self: Any, asynchronous: bool = False) -> dict[str, Any]:
+        """As ever. Once its connection broke, kombu forgets these, while tasks that came by it are still to be
+        acknowledged, and the worker would end with an AttributeError: they go over a new one."""
+        if self.connection.client is not None:
+            self._parameters[asynchronous] = super()._connparams(asynchronous)  # type: ignore[misc]
+        return dict(self._parameters[asynchronous])
 
     def _plain(self: Any) -> "redis.Redis":
         """A client that adds no prefix."""

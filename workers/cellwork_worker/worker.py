@@ -24,7 +24,7 @@ from cellwork.learned import Needs
 from cellwork.routing import KUBERNETES_QUEUE
 from cellwork.settings import Settings
 from cellwork.usagestore import UsageStore
-from cellwork_worker import canvas, delivery, heartbeat, logs, policy, resultmeta, storing, tracing
+from cellwork_worker import canvas, delivery, heartbeat, logs, policy, resultmeta, startup, storing, tracing
 from cellwork_worker.executors.base import Executor
 from cellwork_worker.executors.registry import Executors
 from cellwork_worker.fencing import Claim, Tokens
@@ -254,8 +254,12 @@ class Worker:
         if client is None or not hasattr(client, "set"):
             return fresh.encode()
         key = f"cellwork:{self.settings.installation}:secret"
-        client.set(key, fresh, nx=True)
-        return bytes(client.get(key))
+
+        def agree() -> bytes:
+            client.set(key, fresh, nx=True)
+            return bytes(client.get(key))
+
+        return startup.connected(app, agree)
 
 
 def _settings(app: Any) -> Settings:
