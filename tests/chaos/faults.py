@@ -15,7 +15,7 @@ def kill_worker(run: Any) -> str:
     """Without a word; started again a little later."""
     name = run.random.choice(run.cluster.names)
     with run.watched(name):
-        run.cluster.workers[name].kill()
+        run.cluster.kill(name)
     run.cluster.workers[name].wait()
     NEVER.wait(run.random.uniform(0, 3))
     run.cluster.start_worker(name)
@@ -77,9 +77,11 @@ def restart_engine(run: Any) -> str:
     """Sandboxes run on where it has live-restore before and after; else it ends them, and bodies may begin twice."""
     own = run.cluster.own
     before, after = own.live_restore, run.random.random() < 2 / 3
+    running = run.begun()
     own.stop()
     if not (before and after):
-        run.destroyed += run.begun()
+        # Tasks begin and end while it stops.
+        run.destroyed += {*running, *run.begun()}
     NEVER.wait(run.random.uniform(0, 2))
     own.start(live_restore=after)
     return f"restarted the engine, {'with' if before and after else 'without'} live-restore"
