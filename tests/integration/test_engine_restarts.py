@@ -1,10 +1,13 @@
 """The engine goes away while tasks run: stopped, upgraded under live-restore, or out of disk."""
 
+import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+from chaos.engineway import EngineWay
 from ownengine import OwnEngine
 from waiting import wait_until
 
@@ -20,6 +23,30 @@ SMALL_DISK = 24 << 20
 
 #: Ends by itself when the engine asks it to; says so in its log every time that it begins.
 BODY = 'trap "exit 143" TERM; echo began; n=0; while [ $n -lt 60 ]; do sleep 0.1; n=$((n + 1)); done; echo ended'
+
+
+class LosingWay(EngineWay):
+    """A connection that breaks once a sandbox was started by it, and loses the task that was on its way."""
+
+    lost = 0
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        if self._lose(source, sink):
+            self.lost += 1
+            for one in (source, sink):
+                with suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+        else:
+            super()._pass(source, sink)
+
+    def _lose(self, source: socket.socket, sink: socket.socket) -> bool:
+        """Pass on what comes until a sandbox is attached, and what then comes is lost."""
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+                if b"/attach?" in data and not self.lost and source.recv(1 << 16):
+                    return True
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +133,17 @@ def test_a_body_that_ends_while_its_engine_is_away_is_not_run_a_second_time(own,
     own.start(live_restore=True)
     assert result.get(timeout=TIMEOUT) == 2.0
     assert written("start") == 1
+
+
+def test_a_task_that_was_lost_on_its_way_into_its_sandbox_gets_another(start_worker, shop, tmp_path):
+    way = LosingWay(tmp_path)
+    worker = start_worker("-c", "1", "-Q", "losing", DOCKER_HOST=way.url)
+    result = shop.tasks.echo.apply_async((7,), queue="losing", warm=False)
+    assert result.get(timeout=TIMEOUT) == 7
+    assert way.lost == 1
+    assert "got no task" in worker.text
+    worker.stop()
+    way.close()
 
 
 def test_a_task_fails_clearly_when_its_engine_does_not_return_and_the_worker_goes_on(own, start):

@@ -300,6 +300,7 @@ def test_a_runner_whose_worker_left_before_the_payload_ends_by_itself():
     process.stdin.close()
     wait_until(lambda: process.poll() is not None, what="the runner to end")
     assert process.returncode == 75, "docs/protocol.md"
+    assert process.stdout.read() == b"\ncellwork: standard input ended before the task came; nothing was run\n"
     for stream in (process.stdout, process.stderr):
         assert stream is not None
         stream.close()

@@ -10,9 +10,10 @@ import time
 
 from . import archive, body, codec, output, standins, usage
 from . import task as task_
-from .wire import READY, Wire, read_payload
+from .wire import NO_TASK, READY, Wire, read_payload
 
-#: Exit status where standard input ended before the payload had arrived: the worker has died, and no body ran.
+#: Exit status where standard input ended before the payload had arrived: the worker has died, or its way to here is
+#: broken, and no body ran.
 NO_PAYLOAD = 75
 
 #: Seconds that the runner waits for its worker to take the outcome. An engine that restarts reads on what a running
@@ -41,11 +42,20 @@ def main():
             os.write(1, READY)
         payload = read_payload(0)
         if payload is None:
-            os._exit(NO_PAYLOAD)
+            _end_without_task()
         _run(payload[0], failed)
     except Terminated:
         _flush()
         os._exit(128 + signal.SIGTERM)
+
+
+def _end_without_task():
+    _flush()
+    try:
+        os.write(1, NO_TASK)
+    except OSError:
+        pass  # nobody listens; the status says it as well
+    os._exit(NO_PAYLOAD)
 
 
 def _prepare(header, bundle):

@@ -15,6 +15,9 @@ _PART_CHARS = 1900
 #: but when the sandbox is taken.
 READY = b"\n\0cellwork-ready\n"
 
+#: What a sandbox prints last that ends without having got a task: the task may be given to another one.
+NO_TASK = b"\ncellwork: standard input ended before the task came; nothing was run\n"
+
 #: The kubelet makes this file in a pod, and shows up to 4096 bytes of it in the pod's status.
 _LAST_WORDS = "/dev/termination-log"
 
