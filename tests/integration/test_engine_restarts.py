@@ -3,7 +3,7 @@
 import socket
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -62,6 +62,23 @@ def small() -> Iterator[OwnEngine]:
     with OwnEngine(disk=SMALL_DISK) as engine:
         engine.copy(BUSYBOX)
         yield engine
+
+
+@pytest.fixture
+def stuck(own) -> Iterator[Callable[[str], None]]:
+    """Make a container that its engine cannot remove, as one is that the engine was making when it ended."""
+    made = []
+
+    def make(name: str) -> None:
+        made.append(own.client.containers.create(BUSYBOX, name=name))
+        upper = own.client.api.inspect_container(made[-1].id)["GraphDriver"]["Data"]["UpperDir"]
+        subprocess.run(["chattr", "+i", upper], check=True)
+        made[-1].upper = upper
+
+    yield make
+    for container in made:
+        subprocess.run(["chattr", "-i", container.upper], check=True)
+        container.remove(force=True)
 
 
 @pytest.fixture
@@ -144,6 +161,15 @@ def test_a_task_that_was_lost_on_its_way_into_its_sandbox_gets_another(start_wor
     assert "got no task" in worker.text
     worker.stop()
     way.close()
+
+
+def test_a_task_runs_though_its_engine_keeps_a_container_of_its_name_that_it_cannot_remove(own, start, stuck):
+    worker, send = start(own)
+    task_id = str(uuid.uuid4())
+    stuck(f"cellwork-{task_id}-0")
+    result = send("echo ran", task_id=task_id)
+    assert result.get(timeout=TIMEOUT).strip() == "ran"
+    assert f"has a container cellwork-{task_id}-0 that it can neither start nor remove" in worker.text
 
 
 def test_a_task_fails_clearly_when_its_engine_does_not_return_and_the_worker_goes_on(own, start):

@@ -1,5 +1,6 @@
 """The life of a container: create, join a namespace, attach, start, remove."""
 
+import logging
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,6 +19,11 @@ from .holders import Holders, may_join
 from .images import pull
 from .removal import Remover
 from .stream import Attached
+
+logger = logging.getLogger("cellwork.worker")
+
+#: When a container was started that never was.
+_NEVER = "0001-01-01T00:00:00Z"
 
 
 @dataclass(eq=False)
@@ -68,7 +74,7 @@ class Containers:
                 self.remove(container)
                 raise self._refusal(launch, error) from error
         # The holder may have gone; a namespace of its own needs none.
-        self.remover.now(container.id)
+        self._clear(container.id)
         self.holders.discard(container.holder)
         container = self._create(launch, join=False)
         if container is None:
@@ -93,7 +99,7 @@ class Containers:
             return None
         if found["State"]["Status"] == "created":
             # Created by a worker that died before it could start it: nothing has run in there.
-            self.remover.now(name)
+            self._clear(name)
             return None
         warm = "cellwork.warm" in found["Config"]["Labels"]
         container = Container(name, found["Id"], launch.spec.image or "", None, warm, found["Image"])
@@ -101,6 +107,14 @@ class Containers:
             return container, self.followed(container, patience=0)
         except NotFound:
             return None
+
+    def began(self, name: str) -> bool:
+        """Whether anything has run, or may have run, in the container of that name."""
+        try:
+            state = self.engine.client.inspect_container(name)["State"]
+        except NotFound:
+            return False
+        return bool(state["StartedAt"] != _NEVER)
 
     def image_bytes(self, image: str | None) -> int | None:
         """The size of the image that sandboxes of that name are made of; None: not known."""
@@ -149,6 +163,14 @@ class Containers:
                 self.holders.discard(container.holder)
 
         self.remover.later(name or container.name, container.id, leave)
+
+    def _clear(self, name: str) -> None:
+        """Remove what nothing has run in, so that its name is free."""
+        try:
+            self.remover.now(name)
+        except APIError as error:
+            # An engine that ended while it made one may keep it for ever: "device or resource busy".
+            logger.warning("container %s, in which nothing has run, cannot be removed: %s", name, answer(error))
 
     def left(self, container: Container) -> None:
         """It is gone: another may use its network namespace."""

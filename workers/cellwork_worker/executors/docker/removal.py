@@ -73,8 +73,10 @@ class Remover:
     def wait(self, name: str | None = None) -> bool:
         """Wait for the removal of `name`, or of all that are under way. False: there was none.
 
+        What the engine refuses to remove is in the log.
+
         Raises:
-            EngineUnavailable, APIError: of a removal that failed.
+            EngineUnavailable: no engine answered.
         """
         with self._lock:
             pending = [removal.done for key, removal in self._pending.items() if name in (None, key)]
@@ -92,10 +94,10 @@ class Remover:
         while then := self._next(name, removal):
             then(failed is None)
         self._room.release()
-        if failed is None:
-            removal.done.set_result(None)
-        else:
+        if isinstance(failed, EngineUnavailable):
             removal.done.set_exception(failed)
+        else:
+            removal.done.set_result(None)
 
     def _next(self, name: str, removal: "_Removal") -> Callable[[bool], None] | None:
         """Who is to be told next; the removal counts as pending until all are."""
