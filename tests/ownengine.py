@@ -1,12 +1,13 @@
 """A Docker engine of a test's own: it may be stopped, started again and run out of disk."""
 
+import contextlib
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import docker
+from docker.errors import APIError
 from waiting import wait_until
 
 #: Seconds.
@@ -79,20 +80,28 @@ class OwnEngine:
         mounted, where its successors do not see them."""
         try:
             container.remove(force=True)
-        except docker.errors.APIError as error:
+        except APIError as error:
             return "device or resource busy" in str(error.explanation)
         return False
 
     def close(self) -> None:
-        """End all that runs on it, stop it, and remove its folder."""
+        """End what runs there and the engine, and remove all that it has.
+
+        No container is removed by itself: of one whose creation an engine's end has cut off, something may still be
+        mounted, and the engine then refuses.
+        """
         if self._process is None:
             self.start()
         for container in self.client.containers.list(ignore_removed=True):
-            with suppress(docker.errors.APIError):  # it ends by itself
+            with contextlib.suppress(APIError):  # it has ended meanwhile
                 container.kill()
         self.stop()
-        # An engine mounts its folder on itself, a small disk is one, and what it could not remove is mounted.
-        for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
-            if (mounted := line.split()[1]).startswith(str(self._folder)):
-                subprocess.run(["umount", "--lazy", mounted], check=True)
+        for mounted in self._mounts():
+            # Lazily, for a process that is about to end may be in it. What is mounted on it came later and is gone.
+            subprocess.run(["umount", "--lazy", mounted], check=True)
         shutil.rmtree(self._folder)
+
+    def _mounts(self) -> list[str]:
+        """Below its folder, the last first: overlays, network namespaces, the folder on itself, a small disk."""
+        lines = reversed(Path("/proc/self/mounts").read_text().splitlines())
+        return [mounted for mounted in (line.split()[1] for line in lines) if mounted.startswith(f"{self._folder}/")]

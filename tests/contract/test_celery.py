@@ -7,6 +7,7 @@ import inspect
 
 import celery
 import kombu
+import pytest
 from celery import Celery
 from celery.app.task import Context
 from celery.app.trace import build_tracer
@@ -21,6 +22,9 @@ from kombu.transport import redis, virtual
 
 from cellwork import configure
 from cellwork_worker.pool import _asks_retry
+
+#: Its addresses would be taken before the arguments of the applications below.
+pytestmark = pytest.mark.usefixtures("no_broker_named")
 
 
 def test_these_are_the_versions_it_was_written_against():

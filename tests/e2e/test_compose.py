@@ -2,7 +2,6 @@
 
 import base64
 import os
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -11,6 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from waiting import wait_until
 
 #: Seconds: whichever test is first waits for the images, which takes minutes where nothing is cached.
@@ -19,12 +19,6 @@ pytestmark = pytest.mark.timeout(420)
 ROOT = Path(__file__).parents[2]
 APP = ROOT / "compose" / "app"
 LOGIN = "monitor:" + uuid.uuid4().hex
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Cluster:

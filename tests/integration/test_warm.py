@@ -80,20 +80,27 @@ def test_a_warm_sandbox_that_died_is_replaced_unseen(worker, queue, shop, waitin
     assert hits(worker) == before + 1
 
 
-def test_a_tag_that_moved_to_another_image_is_seen_before_the_next_task(worker, queue, shop, engine):
+def test_a_tag_that_moved_to_another_image_is_seen_before_the_next_task(worker, queue, shop, engine, waiting):
     tag = f"cellwork-test/moved:{uuid.uuid4().hex[:8]}"
 
-    def moved(base: str) -> str:
-        engine.images.get(f"cellwork/python:{base}").tag(tag)
-        wait_until(lambda: not pool(worker)["waiting"].get(tag), what="the old image's sandboxes to go")
+    def version() -> str:
         return shop.tasks.python_version.apply_async(queue=queue, image=tag).get(timeout=TIMEOUT)
 
     try:
-        first = moved("base")
+        engine.images.get("cellwork/python:base").tag(tag)
+        first = version()
         wait_until(lambda: is_ready(worker, 2), what="two sandboxes to wait")
-        second = moved("other")
+        new = engine.images.get("cellwork/python:other")
+        new.tag(tag)
+        wait_until(lambda: {c["ImageID"] for c in waiting()} <= {new.id}, what="the old image's sandboxes to go")
+        second = version()
         assert first != second
-        assert hits(worker) == 0
+        # Those that have come in their place are of the new image, too, and are used.
+        wait_until(lambda: is_ready(worker, 2), what="two others to wait")
+        assert {c["ImageID"] for c in waiting()} == {new.id}
+        before = hits(worker)
+        assert version() == second
+        assert hits(worker) == before + 1
     finally:
         engine.images.remove(tag)
 
@@ -134,11 +141,11 @@ def test_waiting_sandboxes_end_when_their_worker_is_killed(worker, queue, shop, 
 
 def test_a_warm_task_can_be_revoked_and_limited(worker, queue, shop, nothing_left):
     shop.tasks.echo.apply_async((1,), queue=queue).get(timeout=TIMEOUT)
-    for limits, error in (({}, "TaskRevokedError"), ({"time_limit": 1}, "TimeLimitExceeded")):
+    for limits, error in (({}, "TaskRevokedError"), ({"time_limit": 3}, "TimeLimitExceeded")):
         wait_until(lambda: is_ready(worker, 2), what="two sandboxes to wait")
         before = hits(worker)
         result = shop.tasks.sleep.apply_async((60,), queue=queue, **limits)
-        wait_until(lambda result=result: result.state == "STARTED", what="it to start")
+        wait_until(lambda before=before: hits(worker) == before + 1, what="it to be in its sandbox")
         if not limits:
             result.revoke(terminate=True, signal="SIGKILL")
         assert type(result.get(timeout=TIMEOUT, propagate=False)).__name__ == error

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from e2e.test_up import free_port
 from pages import consoles
 from pages.blocks import blocks
+from ports import free_port
 from waiting import wait_until
 
 #: A reader's every line starts a program; on a machine with much other work that adds up.
