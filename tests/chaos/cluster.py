@@ -15,7 +15,7 @@ from emulator.node import Node
 from ownengine import OwnEngine
 from ownredis import OwnRedis
 
-from .engineway import EngineWay
+from .way import EngineWay, RedisWay
 
 PROJECT = Path(__file__).parent.parent / "project"
 
@@ -48,6 +48,8 @@ class Cluster:
         self._redis = OwnRedis(folder / "redis")
         self._redis.start()
         self.url = self._redis.url
+        #: Each worker's own.
+        self.redis = {name: RedisWay(self._redis.port) for name in self.names}
         self.own = OwnEngine()
         self.own.start()
         self.own.copy(IMAGE)
@@ -61,11 +63,11 @@ class Cluster:
     def client(self, db: int = 0) -> redis.Redis:
         return redis.Redis.from_url(f"{self.url}/{db}")
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, worker: str) -> dict[str, str]:
         return {
             **os.environ,
-            "CELERY_BROKER_URL": f"{self.url}/0",
-            "CELERY_RESULT_BACKEND": f"{self.url}/1",
+            "CELERY_BROKER_URL": f"{self.redis[worker].url}/0",
+            "CELERY_RESULT_BACKEND": f"{self.redis[worker].url}/1",
             "SHOP_INSTALLATION": self.installation,
             "SHOP_VOLUMES": f"{self.ledger} ledger",
             "DOCKER_HOST": self.engine.url,
@@ -85,7 +87,7 @@ class Cluster:
                 self.workers[name] = subprocess.Popen(
                     [*command, "-Q", queue, "--loglevel=INFO"],
                     cwd=PROJECT,
-                    env={**self.environment(), "CELLWORK_EXECUTOR": executor},
+                    env={**self.environment(name), "CELLWORK_EXECUTOR": executor},
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -136,6 +138,8 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for way in self.redis.values():
+            way.close()
         self._redis.stop()
         self.engine.close()
 

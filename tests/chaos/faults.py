@@ -35,6 +35,18 @@ def freeze_worker(run: Any) -> str:
     return f"froze {name}"
 
 
+def cut_off_worker(run: Any) -> str:
+    """From Redis, for twice the visibility timeout: it comes back as a zombie that has run on."""
+    name = run.random.choice(run.cluster.names)
+    with run.watched(name):
+        run.cluster.redis[name].block()
+        run.cluster.frozen.add(name)
+    NEVER.wait(2 * run.cluster.visibility)
+    run.cluster.redis[name].unblock()
+    run.cluster.frozen.discard(name)
+    return f"cut {name} off from Redis"
+
+
 def kill_sandbox(run: Any) -> str:
     """The one fault after which a body may begin twice."""
     running = [one for one in run.sandboxes() if one.status == "running" and one.labels.get("cellwork.task-id")]
@@ -126,6 +138,7 @@ def deliver_twice(run: Any) -> str:
 FAULTS: tuple[Callable[[Any], str], ...] = (
     kill_worker,
     freeze_worker,
+    cut_off_worker,
     kill_sandbox,
     restart_redis,
     drop_connections,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
-from chaos.engineway import EngineWay
+from chaos.way import EngineWay
 from ownengine import OwnEngine
 from waiting import wait_until
 
