@@ -64,6 +64,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     node = Node(f"cellwork.emulated-node={uuid.uuid4().hex[:12]}")
     server = ApiServer(node.logs)
     node.serve(server.store)
+    server.metrics = node.metrics
     try:
         admin = write_kubeconfig(folder, server.url, "admin")
         yield Cluster(write_kubeconfig(folder, server.url), "jobs", "cellwork/python:base", server, node, admin)

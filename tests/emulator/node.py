@@ -4,8 +4,10 @@ import base64
 import shutil
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from emulator.store import Missing, Object, Store, now
 
 from cellwork_worker.executors.docker.ending import ran_out
+from cellwork_worker.executors.docker.usage import usage
 
 NAME = "emulated"
 
@@ -40,6 +43,8 @@ class Node:
         self.claims: dict[str, Path] = {}
         #: Seconds after a container's end until the API server is told: a real kubelet takes 1 to 2.
         self.lag = 0.0
+        #: Seconds that a pull takes, as the kubelet words it, by image; of others it says that they were there.
+        self.pulls: dict[str, str] = {}
 
     def serve(self, store: Store) -> None:
         self._store = store
@@ -211,6 +216,7 @@ class Node:
         if security.get("runAsNonRoot") and not security.get("runAsUser"):
             self._waiting(pod, "CreateContainerConfigError", "container has runAsNonRoot and image will run as root")
             return False
+        self._pulled(pod, container)
         self._waiting(pod, "ContainerCreating", "")
         store, namespace = self._store, pod["metadata"]["namespace"]
         assert store is not None
@@ -227,6 +233,53 @@ class Node:
         last.touch()
         last.chmod(0o666)
         return True
+
+    def _pulled(self, pod: Object, container: Object) -> None:
+        """Tell it in an event, as a kubelet does."""
+        image = f'image "{container["image"]}"'
+        took = self.pulls.get(container["image"])
+        pulled, there = f"Successfully pulled {image} in {took}", f"Container {image} already present on machine"
+        metadata = pod["metadata"]
+        event = {
+            # A real cluster forgets it after an hour, this one with its pod.
+            "metadata": {
+                "name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}",
+                "ownerReferences": [{"uid": metadata["uid"]}],
+            },
+            "involvedObject": {
+                "kind": "Pod",
+                "namespace": metadata["namespace"],
+                "name": metadata["name"],
+                "uid": metadata["uid"],
+                "fieldPath": f"spec.containers{{{container['name']}}}",
+            },
+            "reason": "Pulled",
+            "message": there if took is None else f"{pulled}. Image size: 4261502 bytes.",
+        }
+        assert self._store is not None
+        with self._store.changed:
+            if self._there(pod):
+                self._store.create("events", metadata["namespace"], event)
+
+    def metrics(self, namespace: str) -> list[Object]:
+        """What its pods use, as metrics-server tells it."""
+        found = []
+        for pod in self._pods():
+            container = self._containers.get(pod["metadata"]["uid"])
+            if container is None or pod["metadata"]["namespace"] != namespace:
+                continue
+            with suppress(APIError, KeyError):
+                stats = self._client.stats(container, stream=False)
+                used = {"memory": f"{stats['memory_stats']['usage'] // 1024}Ki"}
+                cores = usage(stats).cpu_percent / 100
+                found.append(
+                    {
+                        "metadata": {"name": pod["metadata"]["name"], "namespace": namespace},
+                        "timestamp": datetime.now(UTC).isoformat(),
+                        "containers": [{"name": "task", "usage": {"cpu": f"{int(cores * 1e9)}n", **used}}],
+                    }
+                )
+        return found
 
     def _env(self, pod: Object) -> list[str]:
         found = []

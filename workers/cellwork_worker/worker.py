@@ -35,6 +35,7 @@ from cellwork_worker.launch import sandbox_name, worker_labels
 from cellwork_worker.lease import Leases
 from cellwork_worker.memory import Memory
 from cellwork_worker.metering import Metering, route
+from cellwork_worker.namespaces import Namespaces
 from cellwork_worker.pods import Pods
 from cellwork_worker.reaper import Reaper, Reaping
 from cellwork_worker.room import Room
@@ -59,7 +60,7 @@ class Worker:
         self.settings = _settings(app)
         self.broker = Broker(app)
         boot = uuid.uuid4().hex[:12]
-        self.executors = Executors(self.settings, name, self.broker.id, boot)
+        self.executors = Executors(self.settings, name, self.broker.id, boot, Namespaces(self.broker))
         rules = policy.load(self.settings.policy)
         if self.settings.executor in ("process", "inline"):
             # Anybody's command would run as the worker's own user.
