@@ -15,10 +15,10 @@ from typing import Any
 import redis
 from kombu.transport import redis as original
 from kombu.transport.virtual import QoS as VirtualQoS
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
 
 from . import fairness
-from .takescript import PURGE, PUT, TAKE
+from .takescript import PURGE, PUT, SEND, TAKE
 
 logger = logging.getLogger("cellwork")
 
@@ -79,6 +79,9 @@ class _Taking:
     def _put(self: Any, queue: str, message: Mapping[str, Any], **kwargs: Any) -> None:
         batch = kwargs.get("_publish_batch")
         share = fairness.of(message)
+        if share is None and batch is None and queue not in (self._expires or ()):
+            self._send(queue, message)
+            return
         put = None if share is None else self._put_in_group(queue, message, share, "LPUSH")
         if put is None:
             super()._put(queue, message, **kwargs)  # type: ignore[misc]
@@ -93,6 +96,12 @@ class _Taking:
                 pipe.eval(*put)
             self._wake(pipe, queue, self.global_keyprefix)
             pipe.execute()
+
+    def _send(self: Any, queue: str, message: Mapping[str, Any]) -> None:
+        """A message without a share, and the token: both or neither, as above."""
+        keys = (self._q_for_pri(queue, self._get_message_priority(message, reverse=False)), self._tokens(queue))
+        send = self._plain().register_script(SEND)
+        send([self.global_keyprefix + key for key in keys], [dumps(message), _MAX_TOKENS, _TOKEN_SECONDS])
 
     def _put_in_group(self: Any, queue: str, message: Any, share: fairness.Share, push: str) -> tuple[Any, ...]:
         """Arguments of EVAL, which kombu's prefixing leaves alone."""
@@ -180,7 +189,7 @@ class _Taking:
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         if self._more:
-            # There was a message just now: look for the next one at once, when the loop comes round.
+            # The queues had more than the message just now: look for it at once, when the loop comes round.
             self._asked = ("PING",)
         else:
             self._asked = ("BRPOP", *(self.global_keyprefix + self._tokens(queue) for queue in queues), wait or 0)
@@ -225,7 +234,7 @@ class _Taking:
             raise Empty from None
         if found is None:
             raise Empty
-        self._more = True
+        self._more = bool(found[3])
         queue = asked[int(found[0])][0]
         self._queue_cycle.rotate(queue)
         try:

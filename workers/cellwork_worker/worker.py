@@ -24,7 +24,7 @@ from cellwork.learned import Needs
 from cellwork.routing import KUBERNETES_QUEUE
 from cellwork.settings import Settings
 from cellwork.usagestore import UsageStore
-from cellwork_worker import canvas, delivery, heartbeat, logs, policy, resultmeta, startup, storing, tracing
+from cellwork_worker import canvas, delivery, heartbeat, logs, outcomes, policy, resultmeta, startup, storing, tracing
 from cellwork_worker.executors.base import Executor
 from cellwork_worker.executors.registry import Executors
 from cellwork_worker.fencing import Claim, Tokens
@@ -85,6 +85,7 @@ class Worker:
         otel.tracer()
         storing.watch()
         resultmeta.tell()
+        outcomes.store_at_once()
         pods = Pods(app, self.broker, self.leases, self.settings)
         self.room = Room(self.settings)
         self.supervisor = Supervisor(

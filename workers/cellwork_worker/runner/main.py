@@ -36,7 +36,7 @@ def main():
     del sys.argv[1:]
     try:
         ahead = read_payload(0)
-        failed = _prepare(*ahead) if ahead else None
+        failed = _prepare(*ahead, warm) if ahead else None
         if warm:
             _flush()
             os.write(1, READY)
@@ -58,13 +58,16 @@ def _end_without_task():
     os._exit(NO_PAYLOAD)
 
 
-def _prepare(header, bundle):
-    """What needs no task yet. Returns the error that the task is to end with, if one was raised."""
+def _prepare(header, bundle, warm):
+    """What needs no task yet; where that is far, more. Returns the error that the task is to end with, if any."""
     try:
         output.install()
         standins.install()
         if header["code"] == "ship":
-            sys.path.insert(0, archive.unpack(bundle))
+            root = archive.unpack(bundle)
+            sys.path.insert(0, root)
+            if warm:
+                archive.compile_ahead(root)
         for name in header["preload"]:
             importlib.import_module(name)
     except Terminated:
