@@ -294,6 +294,20 @@ def test_sigterm_runs_finally_blocks_and_gives_no_outcome():
     assert ran.code == 128 + signal.SIGTERM
 
 
+def test_a_short_task_imports_nothing_that_is_slow_to_import(python):
+    command = [python, "-c", "import sys; print(*sys.modules)"]
+    before = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    ran = run("import sys\ndef run(): return list(sys.modules)", python)
+    slow = {"json", "re", "enum", "collections", "functools", "threading", "signal", "typing"}
+    assert {*ran.outcome.value} & slow <= {*before}
+
+
+def test_another_python_than_the_workers_compiles_the_runner_itself(monkeypatch):
+    monkeypatch.setattr("cellwork_worker.bootstrap.MAGIC_NUMBER", b"none")
+    monkeypatch.setitem(globals(), "bootstrap", bootstrap.__wrapped__)
+    assert run("def run(): return 1").outcome == outcome.Success(1)
+
+
 def test_a_runner_whose_worker_left_before_the_payload_ends_by_itself():
     process = start()
     assert process.stdin is not None

@@ -5,7 +5,6 @@ import os
 import struct
 import sys
 import time
-import warnings
 import zlib
 
 _DIRECTORY_END, _ENTRY = b"PK\5\6", b"PK\1\2"
@@ -36,6 +35,8 @@ def compile_ahead(root):
     sources = [path for path in sources if path.endswith(".py")]
     if sum(map(os.path.getsize, sources)) > _MOST_COMPILED:
         return
+    import warnings
+
     written, sys.dont_write_bytecode = sys.dont_write_bytecode, False
     try:
         with warnings.catch_warnings():

@@ -1,14 +1,13 @@
 """The program: prepare, read the task, call its body, send the outcome, leave."""
 
+import _signal as signal  # the signal module makes enums of its names, and needs the enum module for that
 import importlib
-import json
 import os
-import signal
 import stat
 import sys
 import time
 
-from . import archive, body, codec, output, standins, usage
+from . import archive, body, codec, output, standins, text, usage
 from . import task as task_
 from .wire import NO_TASK, READY, Wire, read_payload
 
@@ -83,7 +82,7 @@ def _run(header, failed):
     started = time.time()
     outcome = body.failure(failed) if failed else _outcome(header, wire)
     _flush()
-    wire.send("usage", json.dumps(usage.measure(time.time() - started)))
+    wire.send("usage", text.dumps(usage.measure(time.time() - started)))
     wire.send("end", "null", stream=2)
     wire.last("outcome", outcome)
     _linger(feed)
@@ -116,7 +115,7 @@ def _outcome(header, wire):
         args, kwargs = codec.decode(header["args"]), codec.decode(header["kwargs"])
 
         def send_state(state, meta):
-            wire.send("state", '{"state": %s, "meta": %s}' % (json.dumps(state), codec.encode(meta)))
+            wire.send("state", '{"state": %s, "meta": %s}' % (text.dumps(state), codec.encode(meta)))
 
         running = task_.Running(header, args, kwargs, send_state)
         os.environ.update(header.pop("secrets", {}))

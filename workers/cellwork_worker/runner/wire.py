@@ -1,9 +1,10 @@
 """The wire: two parts of a payload in, frames out (docs/protocol.md)."""
 
-import json
+import _thread
 import os
 import struct
-import threading
+
+from . import text
 
 #: POSIX keeps a write of this size to a pipe whole.
 FRAME_MAX_BYTES = 4096
@@ -31,7 +32,7 @@ def read_payload(fd):
     rest = _read(fd, size - 4)
     if rest is None:
         return None
-    return json.loads(rest[:header_size].decode("ascii")), rest[header_size:]
+    return text.loads(rest[:header_size].decode("ascii")), rest[header_size:]
 
 
 def _read(fd, size):
@@ -51,7 +52,7 @@ class Wire:
     def __init__(self, nonce):
         self._nonce = nonce.encode("ascii")
         self._fds = {1: os.dup(1), 2: os.dup(2)}
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
 
     def send(self, kind, document, stream=1):
         """Send a message. `document`: JSON text, ASCII."""
@@ -61,7 +62,7 @@ class Wire:
         else:
             pieces = [document[i : i + _PART_CHARS] for i in range(0, len(document), _PART_CHARS)]
             frames = [
-                self._frame(json.dumps({"kind": kind, "part": i, "of": len(pieces), "text": piece}))
+                self._frame(text.dumps({"kind": kind, "part": i, "of": len(pieces), "text": piece}))
                 for i, piece in enumerate(pieces)
             ]
         with self._lock:
