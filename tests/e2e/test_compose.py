@@ -14,7 +14,7 @@ from ports import free_port
 from waiting import wait_until
 
 #: Seconds: whichever test is first waits for the images, which takes minutes where nothing is cached.
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
 APP = ROOT / "compose" / "app"
@@ -105,7 +105,7 @@ def cluster(engine):
     subprocess.run([ROOT / "scripts" / "base-images.sh", "python", "redis"], check=True, timeout=300)
     cluster = Cluster(engine)
     try:
-        cluster.compose("build", timeout=300)
+        cluster.compose("build", timeout=600)
         cluster.compose("up", "--detach", "--scale", "worker=2")
         yield cluster
     finally:
