@@ -1,5 +1,6 @@
 """What every layer shares: a broker, worker processes, and a look at what is left behind."""
 
+import contextlib
 import ipaddress
 import os
 import signal
@@ -269,6 +270,16 @@ def remove_image(engine) -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def nothing_left(containers) -> Callable[[], None]:
-    """Wait until no sandbox of this run is left."""
-    return lambda: wait_until(lambda: not containers(), timeout=30, what="all containers to be gone")
+def nothing_left(engine, containers) -> Callable[[], None]:
+    """Wait until no sandbox of this run is left. What does not go fails one test and not those that follow it too."""
+
+    def look() -> None:
+        try:
+            wait_until(lambda: not containers(), timeout=30, what="all containers to be gone")
+        except pytest.fail.Exception:
+            for container in containers():
+                with contextlib.suppress(docker.errors.APIError):  # it goes now
+                    engine.api.remove_container(container["Id"], force=True)
+            raise
+
+    return look

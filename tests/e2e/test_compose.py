@@ -14,7 +14,7 @@ from ports import free_port
 from waiting import wait_until
 
 #: Seconds: whichever test is first waits for the images, which takes minutes where nothing is cached.
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
 APP = ROOT / "compose" / "app"
@@ -105,7 +105,7 @@ def cluster(engine):
     subprocess.run([ROOT / "scripts" / "base-images.sh", "python", "redis"], check=True, timeout=300)
     cluster = Cluster(engine)
     try:
-        cluster.compose("build", timeout=300)
+        cluster.compose("build", timeout=600)
         cluster.compose("up", "--detach", "--scale", "worker=2")
         yield cluster
     finally:
@@ -168,7 +168,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_task_runs_once(cluster):
     starts = ready(victim)
     victim.start()
     # So that it removes, when it leaves, what it could not remove when it was killed.
-    wait_until(lambda: ready(victim) > starts, timeout=60, what="it to be back")
+    wait_until(lambda: ready(victim) > starts, timeout=150, what="it to be back")
 
 
 def test_a_process_that_dies_is_started_again(cluster):
@@ -176,13 +176,13 @@ def test_a_process_that_dies_is_started_again(cluster):
     starts = ready(victim)
     victim.exec_run(["python", "-c", "import os; os.kill(-1, 9)"])
     wait_until(lambda: (victim.reload(), victim.attrs["RestartCount"])[1] == 1, timeout=30, what="its restart")
-    wait_until(lambda: ready(victim) > starts, timeout=60, what="it to be back")
+    wait_until(lambda: ready(victim) > starts, timeout=150, what="it to be back")
     assert cluster.producer("from shop.tasks import total; print(total.delay([4]).get(timeout=50))") == "4"
 
 
 def test_all_that_has_a_health_check_is_healthy_and_none_has_more_rights_than_it_needs(cluster):
     for service in ("redis", "engine", "flower", "worker"):
-        wait_until(lambda s=service: cluster.healthy(s), timeout=90, what=f"{service} to be healthy")
+        wait_until(lambda s=service: cluster.healthy(s), timeout=180, what=f"{service} to be healthy")
     for service in ("redis", "engine", "flower", "worker", "scheduler"):
         for container in cluster.containers(service):
             host = container.attrs["HostConfig"]
