@@ -5,6 +5,7 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from chaos.way import EngineWay
@@ -26,27 +27,30 @@ BODY = 'trap "exit 143" TERM; echo began; n=0; while [ $n -lt 60 ]; do sleep 0.1
 
 
 class LosingWay(EngineWay):
-    """A connection that breaks once a sandbox was started by it, and loses the task that was on its way."""
+    """A sandbox is started by it, and the task that was on its way there is lost: once.
+
+    `breaks`: whether the connection breaks, and so the sandbox's standard input ends; an engine that restarts with
+    live-restore leaves that open.
+    """
 
     lost = 0
 
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
-        if self._lose(source, sink):
-            self.lost += 1
-            for one in (source, sink):
-                with suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
-        else:
-            super()._pass(source, sink)
+    def __init__(self, folder: Path, *, breaks: bool) -> None:
+        self._breaks = breaks
+        super().__init__(folder)
 
-    def _lose(self, source: socket.socket, sink: socket.socket) -> bool:
-        """Pass on what comes until a sandbox is attached, and what then comes is lost."""
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
                 sink.sendall(data)
                 if b"/attach?" in data and not self.lost and source.recv(1 << 16):
-                    return True
-        return False
+                    self.lost += 1
+                    if not self._breaks:
+                        source.recv(1)
+                    break
+        for one in (source, sink):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +156,12 @@ def test_a_body_that_ends_while_its_engine_is_away_is_not_run_a_second_time(own,
     assert written("start") == 1
 
 
-def test_a_task_that_was_lost_on_its_way_into_its_sandbox_gets_another(start_worker, shop, tmp_path):
-    way = LosingWay(tmp_path)
+@pytest.mark.parametrize("breaks", [True, False], ids=["broken off", "open for ever"])
+def test_a_task_that_was_lost_on_its_way_into_its_sandbox_gets_another(breaks, start_worker, shop, tmp_path):
+    way = LosingWay(tmp_path, breaks=breaks)
     worker = start_worker("-c", "1", "-Q", "losing", DOCKER_HOST=way.url)
     result = shop.tasks.echo.apply_async((7,), queue="losing", warm=False)
-    assert result.get(timeout=TIMEOUT) == 7
+    assert result.get(timeout=2 * TIMEOUT) == 7
     assert way.lost == 1
     assert "got no task" in worker.text
     worker.stop()

@@ -320,6 +320,24 @@ def test_a_runner_whose_worker_left_before_the_payload_ends_by_itself():
         stream.close()
 
 
+def test_a_runner_whose_payload_does_not_come_gives_up_and_says_so():
+    process = start()
+    # Its own alarm would come after a minute.
+    wait_until(lambda: process.poll() is not None or catches(process.pid, signal.SIGALRM), what="the runner to wait")
+    process.send_signal(signal.SIGALRM)
+    assert process.stdout.read() == b"\ncellwork: standard input ended before the task came; nothing was run\n"
+    assert process.wait() == 75
+    for stream in (process.stdin, process.stdout, process.stderr):
+        stream.close()
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether that process has a handler of its own for the signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1]
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 def test_a_runner_stays_with_its_outcome_until_its_worker_lets_go_of_it():
     process = start()
     feed, process.stdin = process.stdin, None

@@ -15,6 +15,10 @@ from .wire import NO_TASK, READY, Wire, read_payload
 #: broken, and no body ran.
 NO_PAYLOAD = 75
 
+#: Seconds without a byte of the payload after which it is given up, in a sandbox that was started for its task: it was
+#: on its way when an engine with live-restore restarted, which leaves standard input open for ever.
+PATIENCE = 60
+
 #: Seconds that the runner waits for its worker to take the outcome. An engine that restarts reads on what a running
 #: container prints; what one printed that ended meanwhile is lost.
 LINGER = 60
@@ -31,17 +35,19 @@ def _on_term(number, frame):
 def main():
     # As process 1, a signal without a handler is ignored.
     signal.signal(signal.SIGTERM, _on_term)
+    signal.signal(signal.SIGALRM, lambda number, frame: _end_without_task())
     warm = sys.argv[1:] == ["warm"]
     del sys.argv[1:]
     try:
-        ahead = read_payload(0)
+        ahead = read_payload(0, PATIENCE)
         failed = _prepare(*ahead, warm) if ahead else None
         if warm:
             _flush()
             os.write(1, READY)
-        payload = read_payload(0)
+        payload = read_payload(0, 0 if warm else PATIENCE)
         if payload is None:
             _end_without_task()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         _run(payload[0], failed)
     except Terminated:
         _flush()

@@ -1,5 +1,6 @@
 """The wire: two parts of a payload in, frames out (docs/protocol.md)."""
 
+import _signal as signal
 import _thread
 import os
 import struct
@@ -23,22 +24,25 @@ NO_TASK = b"\ncellwork: standard input ended before the task came; nothing was r
 _LAST_WORDS = "/dev/termination-log"
 
 
-def read_payload(fd):
-    """The next part's header and data; None where the worker left before it sent one."""
-    head = _read(fd, 12)
+def read_payload(fd, patience):
+    """The next part's header and data; None where the worker left before it sent one. SIGALRM comes where nothing
+    arrives for `patience` seconds; 0: never."""
+    head = _read(fd, 12, patience)
     if head is None:
         return None
     size, header_size = struct.unpack(">QI", head)
-    rest = _read(fd, size - 4)
+    rest = _read(fd, size - 4, patience)
     if rest is None:
         return None
     return text.loads(rest[:header_size].decode("ascii")), rest[header_size:]
 
 
-def _read(fd, size):
+def _read(fd, size, patience):
     chunks, left = [], size
     while left:
+        signal.alarm(patience)
         chunk = os.read(fd, min(left, 1 << 20))
+        signal.alarm(0)
         if not chunk:
             return None
         chunks.append(chunk)
