@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from chaos.way import EngineWay
+from conftest import WorkerProcess
 from ownengine import OwnEngine
 from waiting import wait_until
 
@@ -51,6 +52,39 @@ class LosingWay(EngineWay):
         for one in (source, sink):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+
+class DeafWay(EngineWay):
+    """The answer to the first start is lost by it, and then the first removal, as with an engine that goes away."""
+
+    def __init__(self, folder: Path) -> None:
+        self._starts = self._removals = 0
+        super().__init__(folder)
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                self._removals += data.startswith(b"DELETE ") and self._starts > 0
+                if data.startswith(b"DELETE ") and self._removals == 1:
+                    break
+                sink.sendall(data)
+                if b"/start HTTP" in data:
+                    self._starts += 1
+                    if self._starts == 1:
+                        break
+        for one in (source, sink):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def deaf(start_worker, tmp_path) -> Iterator[WorkerProcess]:
+    """A worker that reaches its engine that way."""
+    way = DeafWay(tmp_path)
+    worker = start_worker("-c", "1", "-Q", "deaf", DOCKER_HOST=way.url)
+    yield worker
+    worker.stop()
+    way.close()
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +200,20 @@ def test_a_task_that_was_lost_on_its_way_into_its_sandbox_gets_another(breaks, s
     assert "got no task" in worker.text
     worker.stop()
     way.close()
+
+
+def test_a_command_whose_start_went_unanswered_is_not_started_a_second_time(deaf, shop):
+    result = shop.commands.script.apply_async((BODY,), queue="deaf", fresh_network=True)
+    assert result.get(timeout=TIMEOUT).split() == ["began", "ended"]
+    assert printed(result).count("began") == 1
+    assert "no Docker engine answers" in deaf.text
+
+
+def test_a_sandbox_whose_start_went_unanswered_is_replaced_before_anything_is_expected_of_it(deaf, shop):
+    result = shop.tasks.echo.apply_async((7,), queue="deaf", warm=False, fresh_network=True)
+    assert result.get(timeout=TIMEOUT) == 7
+    assert "is not removed: no Docker engine answers" in deaf.text
+    assert "got no task" not in deaf.text
 
 
 def test_a_task_runs_though_its_engine_keeps_a_container_of_its_name_that_it_cannot_remove(own, start, stuck):

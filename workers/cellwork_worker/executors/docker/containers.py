@@ -57,6 +57,8 @@ class Containers:
         self.holders = Holders(engine, labels, self._declared)
         self.remover = Remover(engine)
         self._log_max_bytes = log_max_bytes
+        #: Ids of those that have not got their task and never will, and may still be there.
+        self._unused: set[str] = set()
 
     def start(self, launch: Launch) -> tuple[Container, Attached] | None:
         """Create, attach and start. None: there is a container with this name already.
@@ -97,8 +99,8 @@ class Containers:
             found = client.inspect_container(name)
         except NotFound:
             return None
-        if found["State"]["Status"] == "created":
-            # Created by a worker that died before it could start it: nothing has run in there.
+        if found["State"]["StartedAt"] == _NEVER or found["Id"] in self._unused:
+            # Nothing has run in there: the worker died, or its engine went away, before it had started it.
             self._clear(name)
             return None
         warm = "cellwork.warm" in found["Config"]["Labels"]
@@ -157,6 +159,7 @@ class Containers:
 
         def leave(removed: bool) -> None:
             if removed:
+                self._unused.discard(container.id)
                 self.left(container)
             elif container.holder is not None:
                 # It may still be in there.
@@ -171,6 +174,11 @@ class Containers:
         except APIError as error:
             # An engine that ended while it made one may keep it for ever: "device or resource busy".
             logger.warning("container %s, in which nothing has run, cannot be removed: %s", name, answer(error))
+
+    def drop(self, container: Container) -> None:
+        """Remove one that has not got its task, in the background, and never adopt it where the engine is away now."""
+        self._unused.add(container.id)
+        self.remove(container)
 
     def left(self, container: Container) -> None:
         """It is gone: another may use its network namespace."""
@@ -188,18 +196,24 @@ class Containers:
 
     def _attach_and_start(self, launch: Launch, container: Container) -> Attached:
         client = self.engine.client
-        streams = None
+        streams, begins = None, False
         try:
             wanted = {"stdin": int(launch.payload is not None), "stdout": 1, "stderr": 1, "stream": 1}
             streams = Attached(client.attach_socket(container.id, wanted))
             if launch.payload is None:
-                launch.confirm()  # with no payload to wait for, the body begins with the start
+                launch.confirm()
+                begins = True  # with no payload to wait for, the body begins with the start
             client.start(container.id)
         except BaseException as error:
             if streams is not None:
                 streams.close()
-            if not isinstance(error, APIError):
-                self.remove(container)
+            if isinstance(error, APIError):
+                raise
+            if not begins:
+                self.drop(container)
+            elif container.holder is not None:
+                # It may run, and is then adopted; who that is knows nothing of the namespace it uses.
+                self.holders.discard(container.holder)
             raise
         return streams
 

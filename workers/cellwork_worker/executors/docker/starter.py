@@ -145,7 +145,7 @@ class Starter:
                 streams.write(payload)
         except BaseException:
             streams.close()
-            self._containers.remove(container)
+            self._containers.drop(container)
             raise
         if direct:
             return
