@@ -185,6 +185,7 @@ LONGEST = (
     "chaos/test_chaos.py",
     "integration/test_two_hosts.py",
     "e2e/test_compose.py",
+    "e2e/test_demo.py",
     "examples/test_examples.py",
     "integration/test_engine_restarts.py",
     "contract/test_executors.py",
