@@ -183,12 +183,20 @@ def pytest_configure():
 #: What takes longest, longest first: of two halves that share the files neither then waits for the other at the end.
 LONGEST = (
     "chaos/test_chaos.py",
-    "integration/test_two_hosts.py",
     "e2e/test_compose.py",
+    "e2e/test_demo.py",
     "examples/test_examples.py",
-    "integration/test_engine_restarts.py",
-    "contract/test_executors.py",
+    "integration/test_image_builds.py",
+    "integration/test_cli_sandboxes.py",
+    "integration/test_cli_images.py",
+    "integration/test_celery.py",
+    "integration/test_drain.py",
+    "integration/test_cli_run.py",
+    "integration/test_leases.py",
     "integration/test_hostile.py",
+    "contract/test_executors.py",
+    "integration/test_engine_restarts.py",
+    "integration/test_two_hosts.py",
 )
 
 
