@@ -302,9 +302,10 @@ def test_a_short_task_imports_nothing_that_is_slow_to_import(python):
     assert {*ran.outcome.value} & slow <= {*before}
 
 
-def test_another_python_than_the_workers_compiles_the_runner_itself(monkeypatch):
-    monkeypatch.setattr("cellwork_worker.bootstrap.MAGIC_NUMBER", b"none")
-    monkeypatch.setitem(globals(), "bootstrap", bootstrap.__wrapped__)
+def test_a_runner_that_comes_as_source_alone_is_compiled_there(monkeypatch):
+    sources = bootstrap(ready=False)
+    assert len(sources) < len(bootstrap()) / 2
+    monkeypatch.setitem(globals(), "bootstrap", lambda: sources)
     assert run("def run(): return 1").outcome == outcome.Success(1)
 
 

@@ -151,10 +151,13 @@ class Containers:
 
         return Followed(open_log, runs, patience)
 
-    def remove(self, container: Container, name: str | None = None) -> None:
+    def remove(self, container: Container, name: str | None = None, *, ending: bool = False) -> None:
         """Kill and remove in the background; its network namespace is free when that is done.
 
-        `name`: what `find` is asked for meanwhile, where that is not the name it was created with.
+        Args:
+            container: it.
+            name: what `find` is asked for meanwhile, where that is not the name it was created with.
+            ending: it is about to end by itself.
         """
 
         def leave(removed: bool) -> None:
@@ -165,7 +168,7 @@ class Containers:
                 # It may still be in there.
                 self.holders.discard(container.holder)
 
-        self.remover.later(name or container.name, container.id, leave)
+        self.remover.later(name or container.name, container.id, leave, ending=ending)
 
     def _clear(self, name: str) -> None:
         """Remove what nothing has run in, so that its name is free."""
