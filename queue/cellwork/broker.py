@@ -98,11 +98,23 @@ class Broker:
         Raises:
             redis.RedisError
         """
+        return list(self._beats().values())
+
+    def living(self) -> list[str]:
+        """Celery's names of these workers.
+
+        Raises:
+            redis.RedisError
+        """
+        return list(self._beats())
+
+    def _beats(self) -> dict[str, bytes]:
         client: Any = self.client
         # From an index: the broker's Redis may have millions of other keys.
-        keys = [self.key("worker", name.decode()) for name in client.zrange(self.key("workers"), 0, -1)]
+        names = [name.decode() for name in client.zrange(self.key("workers"), 0, -1)]
+        beats = client.mget([self.key("worker", name) for name in names]) if names else ()
         # Of one that has died its time has run out.
-        return [beat for beat in (client.mget(keys) if keys else ()) if beat is not None]
+        return {name: beat for name, beat in zip(names, beats, strict=True) if beat is not None}
 
     @cached_property
     def client(self) -> "redis.Redis":

@@ -83,6 +83,12 @@ class UsageStore:
                     yield run
             start = f"({batch[-1][0].decode()}"
 
+    def newest(self, count: int) -> list[Run]:
+        """So many of those that ended last, the last one first."""
+        client: Any = self._broker.client
+        found = client.xrevrange(self._runs, count=count)
+        return [msgspec.json.decode(fields[b"run"], type=Run) for _, fields in found]
+
     def summaries(self, task: str | None = None) -> list[Summary]:
         """Of all tasks, or of one; the dearest in processor-seconds first."""
         client: Any = self._broker.client

@@ -79,6 +79,25 @@ def test_ps_without_a_worker_and_without_a_broker_is_one_clear_line(shop):
     )
 
 
+def completed(line: str, begun: str = "") -> list[str]:
+    """What TAB offers after these words, as a shell gets it."""
+    words = {"COMP_WORDS": f"cellwork {line} {begun}", "COMP_CWORD": str(len(line.split()) + 1)}
+    env = {**os.environ, **words, "_CELLWORK_COMPLETE": "bash_complete"}
+    ran = subprocess.run(CELLWORK, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return [one.partition(",")[2] for one in ran.stdout.splitlines() if one.startswith("plain,")]
+
+
+def test_the_shell_completes_ids_of_what_runs_and_for_logs_of_what_ran(shop, sleeper):
+    ended = shop.tasks.add.delay(1, 2)
+    assert ended.get(timeout=TIMEOUT) == 3
+    wait_until(lambda: ended.id in completed("logs -A shop.app"), timeout=TIMEOUT, what="its usage to be known")
+    assert sleeper.id in completed("logs -A shop.app")
+    assert completed("logs -A shop.app", sleeper.id[:8]) == [sleeper.id]
+    assert completed("exec -A shop.app") == [sleeper.id]
+    assert completed("cp -A shop.app", sleeper.id[:8]) == [f"{sleeper.id}:"]
+
+
 @pytest.mark.parametrize("as_celery", [False, True])
 def test_exec_runs_a_program_in_the_sandbox_and_gives_its_status(sleeper, as_celery):
     ran = run("exec", sleeper.id, "--", "sh", "-c", "id -u; exit 7", as_celery=as_celery)

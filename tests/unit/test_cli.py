@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from cellwork import adhoc, configure
-from cellwork.cli import cellwork
+from cellwork.cli import cellwork, completions
 from cellwork.cli.ps import _TITLES as TITLES
 from cellwork.cli.ps import table
 from cellwork.cli.worker import queues_of
@@ -99,6 +99,29 @@ def test_each_shell_completes_commands(shell):
     env = {**os.environ, **words, "_CELLWORK_COMPLETE": f"{shell}_complete"}
     ran = subprocess.run([sys.executable, "-m", "cellwork"], env=env, capture_output=True, text=True, timeout=30)
     assert "images" in ran.stdout, ran.stderr
+
+
+def completed(line: str, begun: str = "") -> list[str]:
+    """What TAB offers after these words, as a shell gets it."""
+    words = {"COMP_WORDS": f"cellwork {line} {begun}", "COMP_CWORD": str(len(line.split()) + 1)}
+    env = {**os.environ, **words, "_CELLWORK_COMPLETE": "bash_complete"}
+    ran = subprocess.run([sys.executable, "-m", "cellwork"], env=env, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return [one.partition(",")[2] for one in ran.stdout.splitlines() if one.startswith("plain,")]
+
+
+def test_names_of_tasks_are_completed_those_of_a_module_too(kiosk):
+    assert completed("route -A kiosk") == ["cellwork.run", "kiosk.sells"]
+    assert completed("usage -A kiosk", "kio") == ["kiosk.sells"]
+    assert completed("route -A kiosk", "x") == []
+    # As zsh and fish pass it on; bash splits words at a colon.
+    (item,) = completions.targets(click.Context(cellwork), click.Option(["-x"]), "kiosk:")
+    assert (item.value, item.help) == ("kiosk:sells", "kiosk.sells")
+
+
+@pytest.mark.parametrize("line", ["logs -A kiosk", "exec -A kiosk", "dead -A kiosk show", "logs -A nowhere", "logs"])
+def test_without_redis_or_application_ids_are_not_completed_and_nothing_is_said(kiosk, line):
+    assert completed(line) == []
 
 
 @pytest.mark.parametrize(

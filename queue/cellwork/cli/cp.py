@@ -13,12 +13,12 @@ from typing import IO
 
 import click
 
-from . import application, sandbox
+from . import application, completions, sandbox
 
 
 @click.command(short_help="Files out of a sandbox, or in: cp ID:/tmp/out.csv .")
-@click.argument("source", metavar="SOURCE")
-@click.argument("target", metavar="TARGET")
+@click.argument("source", metavar="SOURCE", shell_complete=completions.files_or_sandboxes)
+@click.argument("target", metavar="TARGET", shell_complete=completions.files_or_sandboxes)
 @click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: what was copied, as one JSON object.")
 @click.pass_context

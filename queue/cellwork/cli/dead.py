@@ -11,7 +11,7 @@ from celery import Celery
 from cellwork.broker import Broker
 from cellwork.deadletter import DeadLetter, DeadLetters
 
-from . import application
+from . import application, completions
 
 
 @click.group(short_help="Tasks that were given up: list, show, requeue, drop.")
@@ -39,7 +39,7 @@ def list_(context: click.Context, as_json: bool) -> None:
 
 
 @dead.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=completions.dead_ids)
 @click.option("--json", "as_json", is_flag=True, help="For programs; with the whole message.")
 @click.pass_context
 def show(context: click.Context, task_id: str, as_json: bool) -> None:
@@ -59,7 +59,7 @@ def show(context: click.Context, task_id: str, as_json: bool) -> None:
 
 
 @dead.command()
-@click.argument("task_id", metavar="ID...", nargs=-1, required=True)
+@click.argument("task_id", metavar="ID...", nargs=-1, required=True, shell_complete=completions.dead_ids)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
 def requeue(context: click.Context, task_id: tuple[str, ...], as_json: bool) -> None:
@@ -72,7 +72,7 @@ def requeue(context: click.Context, task_id: tuple[str, ...], as_json: bool) -> 
 
 
 @dead.command()
-@click.argument("task_id", metavar="ID...", nargs=-1, required=True)
+@click.argument("task_id", metavar="ID...", nargs=-1, required=True, shell_complete=completions.dead_ids)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
 def drop(context: click.Context, task_id: tuple[str, ...], as_json: bool) -> None:

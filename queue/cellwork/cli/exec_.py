@@ -5,11 +5,11 @@ import subprocess
 
 import click
 
-from . import application, sandbox
+from . import application, completions, sandbox
 
 
 @click.command("exec", short_help="A program in a task's sandbox: exec -it ID -- sh.")
-@click.argument("wanted", metavar="ID")
+@click.argument("wanted", metavar="ID", shell_complete=completions.running_ids)
 @click.argument("command", nargs=-1, required=True)
 @click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
 @click.option("-i", "--interactive", is_flag=True, help="Give it this terminal's input.")

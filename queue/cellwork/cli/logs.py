@@ -11,7 +11,7 @@ from cellwork.logs import LogLine
 from cellwork.logs import logs as read
 from cellwork.printable import printable
 
-from . import application
+from . import application, completions
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
 
@@ -37,7 +37,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
 
 
 @click.command(short_help="What a task printed, or prints now (-f).")
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=completions.task_ids)
 @click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the task has ended.")
 @click.option("--since", type=Moment(), default=None, help="Nothing before: 10m, 1h30m, or an ISO 8601 time.")

@@ -13,11 +13,11 @@ from cellwork.errors import NoWorker
 from cellwork.printable import printable
 from cellwork.spec import ContainerSpec
 
-from . import application
+from . import application, completions
 
 
 @click.command()
-@click.argument("task")
+@click.argument("task", shell_complete=completions.task_names)
 @click.option("-A", "--app", "application_name", default=None, help="The Celery application, as for celery -A.")
 @click.option("-o", "--option", "options", multiple=True, metavar="NAME=VALUE", help="As in .set(NAME=VALUE).")
 @click.option("-Q", "--queue", default=None, help="An explicit queue.")

@@ -15,7 +15,7 @@ from cellwork.errors import CommandFailed
 from cellwork.logs import LogReader, logs
 from cellwork.printable import printable
 
-from . import application
+from . import application, completions
 from .broker_health import backend_health
 from .route import spec_option
 
@@ -33,7 +33,7 @@ class _Run(click.Command):
 
 # What begins with a dash and is no option of ours is an argument: a negative number.
 @click.command(cls=_Run, context_settings={"ignore_unknown_options": True})
-@click.argument("target", metavar="MODULE:TASK|IMAGE")
+@click.argument("target", metavar="MODULE:TASK|IMAGE", shell_complete=completions.targets)
 @click.argument("words", metavar="[ARG]...|-- CMD...", nargs=-1)
 @click.option("-A", "--app", "name", default=None, help="For IMAGE: the application.  [default: broker and settings]")
 @click.option("-o", "--option", "options", multiple=True, metavar="NAME=VALUE", help="As in .set(NAME=VALUE).")

@@ -23,7 +23,7 @@ from cellwork.spec import ContainerSpec
 from cellwork.usage import SUMS, Quantiles, Run, Summary, summarise, sums
 from cellwork.usagestore import UsageStore
 
-from . import application, plots
+from . import application, completions, plots
 from .logs import Moment
 from .ps import size
 
@@ -45,7 +45,7 @@ class _Table(click.ParamType[Prices]):
 
 
 @click.command(short_help="What tasks used: time, processors, memory.")
-@click.argument("task", required=False)
+@click.argument("task", required=False, shell_complete=completions.task_names)
 @click.option("-A", "--app", "name", default=None, help="The Celery application, as for celery -A.")
 @click.option("--since", type=Moment(), default=None, help="Only runs that ended since: 10m, 1h30m, or a time.")
 @click.option("--json", "as_json", is_flag=True, help="For programs; with --since also each run.")
