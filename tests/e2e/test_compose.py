@@ -2,30 +2,55 @@
 
 import base64
 import os
+import shutil
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from docker.errors import ImageNotFound
 from ports import free_port
 from waiting import wait_until
 
 #: Seconds: whichever test is first waits for the images, which takes minutes where nothing is cached.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1000)
 
 ROOT = Path(__file__).parents[2]
-APP = ROOT / "compose" / "app"
+#: Compose's arguments for the profile, with what stands in for k3s.
+KUBERNETES = ("--file", str(Path(__file__).parent / "k3s.yaml"), "--profile", "kubernetes")
 LOGIN = "monitor:" + uuid.uuid4().hex
+
+
+#: A task of an application that keeps files.
+KEEP = """
+
+@app.task(memory="128m")
+def keep(given, kept):
+    with open(f"/data/{given}") as source, open(f"/data/{kept}", "w") as target:
+        target.write(text := source.read())
+    return text
+"""
 
 
 class Cluster:
     """One, under a name of its own."""
 
-    def __init__(self, engine) -> None:
+    def __init__(self, engine, folder: Path) -> None:
+        """`folder`: of this host's, for what tasks and pods mount."""
         self.engine = engine
+        self.volume, self.mark = folder / "data", f"cellwork.emulated-node={uuid.uuid4().hex[:12]}"
+        (folder / "pods").mkdir()
+        self.volume.mkdir()
+        self.volume.chmod(0o777)
+        shutil.copytree(ROOT / "compose" / "app", folder / "app")
+        self.app = folder / "app"
+        for name, added in (("cellwork.toml", f'volumes = ["{self.volume}"]\n'), ("shop/tasks.py", KEEP)):
+            with (self.app / name).open("a") as file:
+                file.write(added)
         self.project = f"cellwork-e2e-{uuid.uuid4().hex[:8]}"
         self.flower = f"http://127.0.0.1:{(flower := free_port())}"
         password, redis = uuid.uuid4().hex, free_port()
@@ -44,6 +69,11 @@ class Cluster:
             "BASE_IMAGE": "cellwork/python:base",
             "SANDBOX_IMAGE": "cellwork/python:base",
             "REDIS_IMAGE": "cellwork/redis:base",
+            "APP_DIR": str(folder / "app"),
+            "ENGINE_VOLUMES": str(self.volume),
+            "EMULATOR_DIR": str(folder / "pods"),
+            "EMULATOR_MARK": self.mark,
+            "K3S_IMAGE": f"{self.project}:dev",
             # As a producer on the host has them.
             "CELERY_BROKER_URL": f"redis://:{password}@127.0.0.1:{redis}/0",
             "CELERY_RESULT_BACKEND": f"redis://:{password}@127.0.0.1:{redis}/1",
@@ -52,12 +82,12 @@ class Cluster:
     def compose(self, *arguments: str, timeout: float = 100) -> str:
         return self._run([str(ROOT / "scripts" / "compose.sh"), *arguments], ROOT, timeout)
 
-    def producer(self, program: str) -> str:
+    def producer(self, program: str, timeout: float = 60) -> str:
         """What a Python program prints that imports the example application on the host."""
-        return self._run([sys.executable, "-c", program], APP, 60).strip()
+        return self._run([sys.executable, "-c", program], self.app, timeout).strip()
 
     def cellwork(self, *arguments: str) -> str:
-        return self._run([sys.executable, "-m", "cellwork", *arguments], APP, 60)
+        return self._run([sys.executable, "-m", "cellwork", *arguments], self.app, 60)
 
     def _run(self, command: list[str], folder: Path, timeout: float) -> str:
         ran = subprocess.run(
@@ -101,23 +131,25 @@ def ready(worker) -> int:
 
 
 @pytest.fixture(scope="module")
-def cluster(engine):
+def cluster(engine, tmp_path_factory):
     subprocess.run([ROOT / "scripts" / "base-images.sh", "python", "redis"], check=True, timeout=300)
-    cluster = Cluster(engine)
+    cluster = Cluster(engine, tmp_path_factory.mktemp("compose"))
     try:
-        cluster.compose("build", timeout=600)
+        cluster.compose("build", timeout=800)
         cluster.compose("up", "--detach", "--scale", "worker=2")
         yield cluster
     finally:
-        cluster.compose("down", "--volumes", "--timeout", "45")
+        cluster.compose(*KUBERNETES, "down", "--volumes", "--timeout", "45")
         left = {
             "sandboxes": cluster.sandboxes(),
+            "pods": engine.containers.list(all=True, filters={"label": cluster.mark}),
             **{
                 kind: getattr(engine, kind).list(filters={"label": f"com.docker.compose.project={cluster.project}"})
                 for kind in ("containers", "volumes", "networks")
             },
         }
-        engine.images.remove(f"{cluster.project}:dev", force=True)
+        with suppress(ImageNotFound):  # not even built
+            engine.images.remove(f"{cluster.project}:dev", force=True)
     assert not any(left.values()), left
 
 
@@ -144,6 +176,35 @@ def test_the_kubernetes_profile_is_valid_and_off_unless_asked_for(cluster):
         cluster.compose("--profile", "kubernetes", "config", "--services").split()
     )
     assert not cluster.containers("k3s")
+
+
+def test_with_the_kubernetes_profile_a_heavy_task_is_a_pod(cluster):
+    cluster.compose(*KUBERNETES, "up", "--detach", "k3s", "kubernetes-worker", timeout=200)
+    wait_until(lambda: cluster.healthy("kubernetes-worker"), timeout=120, what="the worker of pods")
+    send = """
+from shop.app import app
+from shop.tasks import total
+result = total.apply_async([[1.5, 2]], executor="kubernetes")
+print(result.get(timeout=100), app.backend.get_task_meta(result.id)["cellwork"]["host"])
+"""
+    assert cluster.producer(send, timeout=150) == "3.5 emulated"
+    (worker,) = cluster.containers("kubernetes-worker")
+    assert not any(m["Source"].endswith(".sock") for m in worker.attrs["Mounts"])
+
+
+def test_a_folder_of_the_host_is_in_the_sandbox_although_the_worker_does_not_have_it(cluster):
+    (cluster.volume / "in.txt").write_text("from the host")
+    program = f"""
+from shop.tasks import keep
+print(keep.apply_async(["in.txt", "out.txt"], volumes=["{cluster.volume}:/data"]).get(timeout=50))
+"""
+    assert cluster.producer(program) == "from the host"
+    assert (cluster.volume / "out.txt").read_text() == "from the host"
+    for worker in cluster.containers("worker"):
+        assert worker.exec_run(["test", "-e", str(cluster.volume)]).exit_code == 1
+    other = program.replace(str(cluster.volume), "/etc")
+    with pytest.raises(AssertionError, match="PolicyViolation"):
+        cluster.producer(other)
 
 
 def test_only_this_machine_reaches_what_is_published(cluster):
@@ -180,9 +241,33 @@ def test_a_process_that_dies_is_started_again(cluster):
     assert cluster.producer("from shop.tasks import total; print(total.delay([4]).get(timeout=50))") == "4"
 
 
+def test_a_scheduler_that_stands_still_is_told_by_its_health_check(cluster):
+    (scheduler,) = cluster.containers("scheduler")
+    _, check = scheduler.attrs["Config"]["Healthcheck"]["Test"]
+
+    def answers() -> bool:
+        return scheduler.exec_run(["sh", "-c", check]).exit_code == 0
+
+    def signal(name: str) -> None:
+        program = f"""
+import os, pathlib, signal
+found = [p for p in pathlib.Path("/proc").glob("[0-9]*") if b"beat" in (p / "cmdline").read_bytes().split(b"\\0")]
+os.kill(max(int(p.name) for p in found), signal.{name})
+"""
+        assert scheduler.exec_run(["python", "-c", program]).exit_code == 0
+
+    wait_until(answers, timeout=60, what="its answer")
+    signal("SIGSTOP")
+    try:
+        assert not answers()
+    finally:
+        signal("SIGCONT")
+    wait_until(answers, timeout=60, what="its answer")
+
+
 def test_all_that_has_a_health_check_is_healthy_and_none_has_more_rights_than_it_needs(cluster):
-    for service in ("redis", "engine", "flower", "worker"):
-        wait_until(lambda s=service: cluster.healthy(s), timeout=180, what=f"{service} to be healthy")
+    for service in ("redis", "engine", "flower", "worker", "scheduler"):
+        wait_until(lambda s=service: cluster.healthy(s), timeout=90, what=f"{service} to be healthy")
     for service in ("redis", "engine", "flower", "worker", "scheduler"):
         for container in cluster.containers(service):
             host = container.attrs["HostConfig"]

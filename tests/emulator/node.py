@@ -1,19 +1,19 @@
 """A node: really runs each pod's container on the Docker engine, and reports on it as a kubelet does."""
 
 import base64
+import os
 import shutil
 import tempfile
 import threading
-import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from emulator import telling
 from emulator.store import Missing, Object, Store, now
 
 from cellwork_worker.executors.docker.ending import ran_out
@@ -30,7 +30,7 @@ class Node:
 
     def __init__(self, mark: str) -> None:
         """`mark`: a label of this run's own on every container."""
-        self._client = docker.APIClient(version="auto", timeout=60, max_pool_size=256)
+        self._client = docker.APIClient(os.environ.get("DOCKER_HOST"), version="auto", timeout=60, max_pool_size=256)
         self._mark = mark
         self._store: Store | None = None
         self._containers: dict[str, str] = {}
@@ -216,10 +216,10 @@ class Node:
         if security.get("runAsNonRoot") and not security.get("runAsUser"):
             self._waiting(pod, "CreateContainerConfigError", "container has runAsNonRoot and image will run as root")
             return False
-        self._pulled(pod, container)
-        self._waiting(pod, "ContainerCreating", "")
         store, namespace = self._store, pod["metadata"]["namespace"]
         assert store is not None
+        telling.pulled(store, pod, self.pulls.get(container["image"]))
+        self._waiting(pod, "ContainerCreating", "")
         for volume in pod["spec"].get("volumes", ()):
             if (source := volume.get("secret")) is not None:
                 key = ("secrets", namespace, source["secretName"])
@@ -234,33 +234,6 @@ class Node:
         last.chmod(0o666)
         return True
 
-    def _pulled(self, pod: Object, container: Object) -> None:
-        """Tell it in an event, as a kubelet does."""
-        image = f'image "{container["image"]}"'
-        took = self.pulls.get(container["image"])
-        pulled, there = f"Successfully pulled {image} in {took}", f"Container {image} already present on machine"
-        metadata = pod["metadata"]
-        event = {
-            # A real cluster forgets it after an hour, this one with its pod.
-            "metadata": {
-                "name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}",
-                "ownerReferences": [{"uid": metadata["uid"]}],
-            },
-            "involvedObject": {
-                "kind": "Pod",
-                "namespace": metadata["namespace"],
-                "name": metadata["name"],
-                "uid": metadata["uid"],
-                "fieldPath": f"spec.containers{{{container['name']}}}",
-            },
-            "reason": "Pulled",
-            "message": there if took is None else f"{pulled}. Image size: 4261502 bytes.",
-        }
-        assert self._store is not None
-        with self._store.changed:
-            if self._there(pod):
-                self._store.create("events", metadata["namespace"], event)
-
     def metrics(self, namespace: str) -> list[Object]:
         """What its pods use, as metrics-server tells it."""
         found = []
@@ -268,17 +241,9 @@ class Node:
             container = self._containers.get(pod["metadata"]["uid"])
             if container is None or pod["metadata"]["namespace"] != namespace:
                 continue
-            with suppress(APIError, KeyError):
-                stats = self._client.stats(container, stream=False)
-                used = {"memory": f"{stats['memory_stats']['usage'] // 1024}Ki"}
-                cores = usage(stats).cpu_percent / 100
-                found.append(
-                    {
-                        "metadata": {"name": pod["metadata"]["name"], "namespace": namespace},
-                        "timestamp": datetime.now(UTC).isoformat(),
-                        "containers": [{"name": "task", "usage": {"cpu": f"{int(cores * 1e9)}n", **used}}],
-                    }
-                )
+            with suppress(APIError):
+                if (uses := usage(self._client.stats(container, stream=False))) is not None:
+                    found.append(telling.used(pod, uses.cpu_percent / 100, uses.memory_bytes))
         return found
 
     def _env(self, pod: Object) -> list[str]:

@@ -2,6 +2,7 @@
 
 import logging
 
+import msgspec
 import pytest
 from podruns import IMAGE, Running, launch
 from waiting import wait_until
@@ -15,7 +16,7 @@ def another(start, server):
     watches = server.requests["GET watch events"]
     run = start("echo ready; sleep 300")
     run.wait_output(b"ready")
-    wait_until(lambda: server.requests["GET watch events"] > watches, what="the watch of events")
+    wait_until(lambda: server.requests["GET watch events"] > watches, timeout=60, what="the watch of events")
     return run
 
 
@@ -34,15 +35,14 @@ def test_a_pull_is_told_with_its_turn_in_the_kubelets_queue(executor, start, ano
 
 
 def test_a_worker_that_may_not_read_events_says_so_once_and_runs_tasks(make_executor, server, caplog):
-    may = server.allowed
+    may, asked = server.allowed, server.requests["GET events"]
     server.allowed = lambda verb, resource: resource != "events" and may(verb, resource)
     try:
         executor = make_executor()
         with caplog.at_level(logging.ERROR):
             run = Running(executor, launch("echo ready; sleep 300"))
             run.wait_output(b"ready")
-            asked = server.requests["GET events"]
-            wait_until(lambda: server.requests["GET events"] > asked + 1, what="it to ask again")
+            wait_until(lambda: server.requests["GET events"] > asked + 1, timeout=60, what="it to ask again")
         executor.stop(run.launch.id, 9)
         assert run.exit().pull_seconds is None
         assert "lacks: list events, watch events" in executor.check().detail
@@ -53,10 +53,11 @@ def test_a_worker_that_may_not_read_events_says_so_once_and_runs_tasks(make_exec
     assert 'cannot list resource "events"' in said[0]
 
 
-def test_what_a_command_uses_is_sampled_for_its_bill_and_for_those_who_look(executor, start, monkeypatch):
+def test_what_a_program_uses_is_sampled_for_its_bill_and_for_those_who_look(executor, monkeypatch):
     monkeypatch.setattr(samples, "_PERIOD", 0.5)
-    run = start("python3 -c 'kept = bytearray(20 << 20)\nwhile True: pass'", cpus=0.5)
-    usage = wait_until(lambda: executor.usage(run.launch.id), what="a sample")
+    program = ("python3", "-c", "kept = bytearray(20 << 20)\nwhile True: pass")
+    run = Running(executor, msgspec.structs.replace(launch("", cpus=0.5), argv=program))
+    usage = wait_until(lambda: executor.usage(run.launch.id), timeout=60, what="a sample")
     assert 0 < usage.memory_bytes <= usage.memory_limit_bytes == 64 << 20
 
     def computes() -> bool:
@@ -71,14 +72,15 @@ def test_what_a_command_uses_is_sampled_for_its_bill_and_for_those_who_look(exec
     assert executor.usage(run.launch.id) is None
 
 
-def test_a_cluster_without_metrics_server_is_asked_seldom_and_gives_no_figures(start, server, monkeypatch):
+def test_a_cluster_without_metrics_server_is_asked_seldom_and_gives_no_figures(executor, server, monkeypatch):
     monkeypatch.setattr(samples, "_PERIOD", 0.1)
     metrics, server.metrics = server.metrics, None
     try:
         asked = server.requests["GET metrics"]
-        run = start("echo ready; sleep 2")
-        run.wait_output(b"ready")
-        wait_until(lambda: server.requests["GET metrics"] > asked, what="it to ask")
+        run = Running(executor, msgspec.structs.replace(launch(""), argv=("sleep", "300")))
+        assert run.started.wait(60)
+        wait_until(lambda: server.requests["GET metrics"] > asked, timeout=60, what="it to ask")
+        executor.stop(run.launch.id, 9)
         assert run.exit().used == {}
     finally:
         server.metrics = metrics

@@ -27,7 +27,8 @@ def test_a_worker_uses_every_right_that_it_is_given_and_no_other(make_executor, 
     second._remover.wait()
     # What only a pod that runs for a while needs.
     long = Running(first, launch("sleep 300"))
-    wait_until(lambda: server.used >= dispatchers_rights(), what="all rights to be used")
+    assert long.started.wait(60)
+    wait_until(lambda: server.used >= dispatchers_rights(), timeout=60, what="all rights to be used")
     first.stop(long.launch.id, 9)
     long.exit()
     assert server.used == dispatchers_rights()

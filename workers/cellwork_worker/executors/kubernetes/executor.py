@@ -24,7 +24,7 @@ from cellwork_worker.executors.base import (
 )
 from cellwork_worker.launch import Launch
 
-from . import creation, manifest, refusals, rights, status
+from . import creation, manifest, refusals, rights, shell, status
 from .api import Api
 from .connection import Refused
 from .following import Following
@@ -132,7 +132,7 @@ class KubernetesExecutor:
             adopted=adopted,
             start_seconds=run.started - asked,
             pull_seconds=figures.pull_seconds,
-            used=figures.used,
+            used=ended.used or figures.used,
             image_id=status.task_container(pod).image_id,
             node=pod.spec.node_name,
         )
@@ -283,6 +283,8 @@ class KubernetesExecutor:
             raise SandboxLost(f"task {launch.task}: pod {launch.id} was deleted while it ran, not by this worker{why}")
         self._failed.add(launch.id)
         ended = status.exit_of(launch, pod)
+        if launch.payload is None and (terminated := status.task_container(pod).state.terminated) is not None:
+            ended = msgspec.structs.replace(ended, used=shell.figures(terminated.message))
         if pod.metadata.deletion_timestamp is not None and not run.stopped and not ended.killed:
             return msgspec.structs.replace(ended, killed=True, detail="the pod was deleted")
         return ended
