@@ -17,7 +17,7 @@ from ports import free_port
 from waiting import wait_until
 
 #: Seconds: whichever test is first waits for the images, which takes minutes where nothing is cached.
-pytestmark = pytest.mark.timeout(1000)
+pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
 #: Compose's arguments for the profile, with what stands in for k3s.
@@ -135,7 +135,7 @@ def cluster(engine, tmp_path_factory):
     subprocess.run([ROOT / "scripts" / "base-images.sh", "python", "redis"], check=True, timeout=300)
     cluster = Cluster(engine, tmp_path_factory.mktemp("compose"))
     try:
-        cluster.compose("build", timeout=800)
+        cluster.compose("build", timeout=600)
         cluster.compose("up", "--detach", "--scale", "worker=2")
         yield cluster
     finally:
@@ -267,7 +267,7 @@ os.kill(max(int(p.name) for p in found), signal.{name})
 
 def test_all_that_has_a_health_check_is_healthy_and_none_has_more_rights_than_it_needs(cluster):
     for service in ("redis", "engine", "flower", "worker", "scheduler"):
-        wait_until(lambda s=service: cluster.healthy(s), timeout=90, what=f"{service} to be healthy")
+        wait_until(lambda s=service: cluster.healthy(s), timeout=180, what=f"{service} to be healthy")
     for service in ("redis", "engine", "flower", "worker", "scheduler"):
         for container in cluster.containers(service):
             host = container.attrs["HostConfig"]
