@@ -1,7 +1,8 @@
-"""``python -m benchmarks [--calls N] [--paced N] [--rounds N] …``: prints tables, writes benchmarks/results.json."""
+"""``python -m benchmarks``: tables, and a file of all raw figures; ``--help`` has what can be left out."""
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import threading
@@ -133,26 +134,38 @@ def worker(ours: Variant, task: Any, tasks: int) -> dict[str, float]:
 
 
 def print_latency(seconds: dict[str, list[float]], base: str, how: str) -> None:
-    table = Table("", "min", "p50", "p95", "p99", "max", f"p50 / {base}", title=f"delay() → get(), milliseconds, {how}")
+    table = Table(
+        "",
+        "min",
+        "p50",
+        "p95",
+        "p99",
+        "max",
+        f"p50 / {base}",
+        "p99 / its",
+        title=f"delay() → get(), milliseconds, {how}",
+    )
     for name, values in seconds.items():
         ratio = statistics.median(v / b for v, b in zip(values, seconds[base], strict=True))
         figures = [min(values), *(percentile(values, p) for p in (0.5, 0.95, 0.99)), max(values)]
-        table.add_row(name, *(f"{v * 1000:.1f}" for v in figures), f"{ratio:.2f}")
+        tail = percentile(values, 0.99) / percentile(seconds[base], 0.99)
+        table.add_row(name, *(f"{v * 1000:.1f}" for v in figures), f"{ratio:.2f}", f"{tail:.2f}")
     console.print(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--calls", type=int, default=60, help="calls of each thing compared")
+    parser.add_argument("--calls", type=int, default=60, help="calls of each thing compared; 0 leaves that out")
     parser.add_argument("--paced", type=int, default=100, help="calls at two a second; 0 leaves that out")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each throughput figure")
+    parser.add_argument("--inflight", default="1,2,4,8", help="tasks that wait or run at a time, a figure for each")
     parser.add_argument("--tasks", type=int, default=200, help="over which the worker's processor time is taken")
-    parser.add_argument(
-        "--inflight", type=int, nargs="*", default=[1, 2, 4, 8], help="of each throughput figure; none: no such figures"
-    )
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"), help="all raw figures")
     options = parser.parse_args()
-    results: dict[str, Any] = {"python": platform.python_version(), "calls": options.calls}
+    inflights = [int(number) for number in options.inflight.split(",")]
+    results: dict[str, Any] = {"python": platform.python_version()}
+    results |= {name: said for name, said in vars(options).items() if name != "output"}
+    results["load_before"] = os.getloadavg()
     with variants(["plain", "handwritten", "ours"], concurrency=8) as running:
         by_name = {variant.name: variant for variant in running}
         ours = by_name["ours"]
@@ -161,10 +174,10 @@ def main() -> None:
         measured["ours, cold"] = round_trip(cold)
         direct = Direct()
         measured |= {"bare engine calls": Bare(), "executor, no queue": direct}
-        seconds = latency(measured, options.calls)
+        if options.calls:
+            results["latency"] = latency(measured, options.calls)
+            print_latency(results["latency"], "handwritten", "one after the other")
         direct.close()
-        results["latency"] = seconds
-        print_latency(seconds, "handwritten", "one after the other")
         if options.paced:
             both = {name: measured[name] for name in ("plain", "ours")}
             results["paced"] = paced(both, options.paced)
@@ -178,13 +191,13 @@ def main() -> None:
             "ours, cold": throughput(cold),
             "ours": throughput(ours.noop),
         }
-        results["throughput"] = {inflight: rates(compared, inflight, options.rounds) for inflight in options.inflight}
-        if options.inflight:
-            print_rates(results["throughput"])
+        results["throughput"] = {inflight: rates(compared, inflight, options.rounds) for inflight in inflights}
+        print_rates(results["throughput"])
         results["worker"] = {
             name: worker(ours, task, options.tasks) for name, task in (("cold", cold), ("", ours.noop))
         }
         console.print(results["worker"])
+    results["load_after"] = os.getloadavg()
     options.output.write_text(json.dumps(results, indent=1) + "\n")
 
 

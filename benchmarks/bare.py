@@ -3,10 +3,12 @@
 import time
 import uuid
 
+import docker
+
 from cellwork.spec import ContainerSpec
 from cellwork_worker.executors.docker import DockerExecutor
 from cellwork_worker.executors.docker.container import container_config
-from cellwork_worker.executors.docker.engine import Engine
+from cellwork_worker.executors.docker.engine import ANSWER_TIMEOUT
 from cellwork_worker.hardening import harden
 from cellwork_worker.launch import Launch
 
@@ -31,7 +33,8 @@ class Bare:
     """Bare calls: create, attach, start, read to the end, wait; removed afterwards, outside of the time."""
 
     def __init__(self) -> None:
-        self._client = Engine().client
+        # As anybody has it: the executor's own client is faster.
+        self._client = docker.from_env(version="auto", timeout=ANSWER_TIMEOUT).api
 
     def __call__(self) -> float:
         """Seconds."""

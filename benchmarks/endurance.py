@@ -1,7 +1,8 @@
-"""``python -m benchmarks.endurance docker|process|queue N``: what a worker is like after many tasks.
+"""``python -m benchmarks.endurance docker|process|misbehaving|queue N``: what a worker is like after many tasks.
 
-Its resident memory after N of them, in containers or in processes, against after 200; or its throughput on a queue of
-N waiting messages against a short one: in turn, from one worker, so that the machine's moods meet both.
+Its resident memory after N of them, in containers or in processes, against after 200, or while N misbehave in
+containers; or its throughput on a queue of N waiting messages against a short one: in turn, from one worker, so that
+the machine's moods meet both.
 """
 
 import argparse
@@ -53,6 +54,22 @@ def memory(executor: str, total: int) -> None:
             console.print(f"{executor}: {done} tasks, {before / 2**20:.1f} MiB × {grown:.3f}, {rate:.1f} tasks/s")
 
 
+def misbehaving(total: int) -> None:
+    """Tasks of all kinds that misbehave, in turn, eight in flight; the memory after 20 of them and after every 100."""
+    with variants(["misbehaving"], concurrency=4) as (worker,):
+        import misbehaving as app  # where `variants` has found it
+
+        pending: list[Any] = []
+        for number in range(total):
+            pending.append(app.CALLS[number % len(app.CALLS)]())
+            done = number + 1
+            asked = done in (20, total) or done % 100 == 0
+            while pending and (asked or len(pending) == 8):
+                pending.pop(0).get(timeout=120, propagate=False)
+            if asked:
+                console.print(f"misbehaving: {done} tasks, {resident(worker) / 2**20:.1f} MiB")
+
+
 def _fill(app: Any, task: Any, queue: str, number: int) -> None:
     with app.producer_pool.acquire(block=True) as producer:
         for _ in range(number):
@@ -96,11 +113,13 @@ def long_queue(length: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.endurance")
-    parser.add_argument("part", choices=("docker", "process", "queue"))
-    parser.add_argument("number", type=int, help="tasks in containers, tasks in processes, or messages that wait")
+    parser.add_argument("part", choices=("docker", "process", "misbehaving", "queue"))
+    parser.add_argument("number", type=int, help="tasks, or messages that wait")
     options = parser.parse_args()
     if options.part == "queue":
         long_queue(options.number)
+    elif options.part == "misbehaving":
+        misbehaving(options.number)
     else:
         memory(options.part, options.number)
 

@@ -54,6 +54,7 @@ def _measured(size: int, total: int) -> list[str]:
     node = PaperNode(BODY)
     server = ApiServer(node.logs)
     node.serve(server.store)
+    server.metrics = node.metrics
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KUBECONFIG"] = str(write_kubeconfig(Path(folder), server.url))
         os.environ["CELLWORK_KUBE_QPS"] = "1000"

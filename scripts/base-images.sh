@@ -172,6 +172,9 @@ prepare_apt() {
     [ ${#wanted[@]} -eq 0 ] || quietly as_root apt-get install -y -qq --no-install-recommends "${wanted[@]}"
 }
 
+# Its functions alone, for whoever reads this file with `source`.
+[ "${BASH_SOURCE[0]}" = "$0" ] || return 0
+
 PATH=$PATH:/usr/sbin:/sbin
 [ $# -gt 0 ] || set -- python other busybox redis
 missing=()

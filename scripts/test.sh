@@ -27,6 +27,9 @@ tests() {
     return "$status"
 }
 
+# Two halves side by side, a file in one of them as a whole: most of what these tests do is wait.
+halves() { tests -n 2 --dist loadfile --no-loadscope-reorder "$@"; }
+
 [ -x .venv/bin/pytest ] || die "no .venv with the test tools; run: make venv"
 # Half of the tests are about real containers: skipping them would call an untested project tested.
 scripts/engine.sh || die "the tests need a Docker engine; as root, run: apt-get install docker.io, then scripts/engine.sh"
@@ -39,6 +42,6 @@ stage 'ruff check' ruff check
 stage 'ruff format' ruff format --check
 stage 'mypy' mypy
 stage 'import-linter' lint-imports
-stage 'unit tests' tests tests/unit "$@"
-stage 'tests against real engines' tests tests --ignore tests/unit "$@"
+stage 'unit tests' halves tests/unit "$@"
+stage 'tests against real engines' halves tests --ignore tests/unit "$@"
 printf '\nall stages passed\n'

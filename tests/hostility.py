@@ -1,23 +1,12 @@
 """How many hostile tasks were tried, and how many were contained: a line at the end of the run."""
 
 from collections.abc import Generator
-from dataclasses import dataclass
 
 import pytest
 
-
-@dataclass
-class Tally:
-    tried: int = 0
-    contained: int = 0
-
-
-TALLY = pytest.StashKey[Tally]()
+#: A test's properties, because those come with its report from whichever process it ran in.
+PROPERTY, TRIED, CONTAINED = "hostile", "tried", "contained"
 FAILED = pytest.StashKey[bool]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[TALLY] = Tally()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -28,7 +17,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    tally = config.stash[TALLY]
-    if tally.tried:
-        terminalreporter.write_line(f"hostile tasks: {tally.tried} tried, {tally.contained} contained")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    last = [report for report in reports if getattr(report, "when", None) == "teardown"]
+    told = [value for report in last for name, value in report.user_properties if name == PROPERTY]
+    if told:
+        terminalreporter.write_line(f"hostile tasks: {told.count(TRIED)} tried, {told.count(CONTAINED)} contained")

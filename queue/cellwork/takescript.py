@@ -6,8 +6,8 @@ from .fairness import GROUP, MARKER, RING
 _RUNNING_SECONDS = 30 * 86400
 
 #: KEYS: unacked, unacked_index, what names of caps begin with, then queues. ARGV: now, then for each queue '1' where
-#: its messages are acknowledged. Gives which queue it was, the message, and whether it is noted; nothing where there is
-#: none that may be taken.
+#: its messages are acknowledged. Gives which queue it was, the message, whether it is noted, and whether more is in the
+#: queues; nothing where there is none that may be taken.
 TAKE = f"""
 local MARKER, RING, GROUP = '{MARKER}', '{RING}', '{GROUP}'
 
@@ -74,6 +74,13 @@ local function behind(queue)
   end
 end
 
+local function more()
+  for i = 4, #KEYS do
+    if redis.call('EXISTS', KEYS[i]) == 1 then return 1 end
+  end
+  return 0
+end
+
 for i = 4, #KEYS do
   local queue, acknowledged = KEYS[i], ARGV[i - 2] == '1'
   local raw = redis.call('LINDEX', queue, -1)
@@ -82,7 +89,7 @@ for i = 4, #KEYS do
     if string.sub(raw, 1, #MARKER) ~= MARKER then
       local noted = note(raw, acknowledged, {{}})
       redis.call('RPOP', queue)
-      return {{i - 4, raw, noted}}
+      return {{i - 4, raw, noted, more()}}
     end
     local group, found, caps = turn(queue)
     if group then
@@ -91,7 +98,7 @@ for i = 4, #KEYS do
       redis.call('LREM', queue .. RING, -1, group)
       if redis.call('EXISTS', queue .. GROUP .. group) == 1 then redis.call('LPUSH', queue .. RING, group) end
       redis.call('RPOP', queue)
-      return {{i - 4, found, noted}}
+      return {{i - 4, found, noted, more()}}
     end
     raw = nil
     if found == 0 then
@@ -103,12 +110,20 @@ for i = 4, #KEYS do
       if free then
         local noted = note(free, acknowledged, {{}})
         redis.call('LREM', queue, -1, free)
-        return {{i - 4, free, noted}}
+        return {{i - 4, free, noted, more()}}
       end
     end
   end
 end
 return nil
+"""
+
+#: KEYS: queue, its wake-up tokens. ARGV: the message, how many tokens are kept, for how many seconds.
+SEND = """
+redis.call('LPUSH', KEYS[1], ARGV[1])
+redis.call('LPUSH', KEYS[2], '1')
+redis.call('LTRIM', KEYS[2], 0, ARGV[2] - 1)
+redis.call('EXPIRE', KEYS[2], ARGV[3])
 """
 
 #: KEYS: queue, ring, the group's list. ARGV: placeholder, group, the message's entry, LPUSH or RPUSH.

@@ -23,6 +23,9 @@ logger = logging.getLogger("cellwork")
 #: Seconds: between two looks, and after which one is too old to act on.
 _PERIOD, _STALE = 1.0, 10.0
 
+#: Seconds that a look waits where there was one before: the task that made it begin is sent first.
+_AFTER = 0.02
+
 
 class Snapshot(msgspec.Struct, frozen=True):
     """How it was a moment ago."""
@@ -87,6 +90,8 @@ class Traffic:
         return snapshot
 
     def _look(self) -> None:
+        if self._last is not None:
+            time.sleep(_AFTER)
         try:
             self.look()
         except redis.RedisError as error:

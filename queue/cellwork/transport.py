@@ -15,10 +15,10 @@ from typing import Any
 import redis
 from kombu.transport import redis as original
 from kombu.transport.virtual import QoS as VirtualQoS
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
 
 from . import fairness
-from .takescript import PURGE, PUT, TAKE
+from .takescript import PURGE, PUT, SEND, TAKE
 
 logger = logging.getLogger("cellwork")
 
@@ -67,6 +67,8 @@ class _Taking:
         self._unacknowledged: set[str] = set()
         self._more = False
         self._clients: dict[str, redis.Redis] = {}
+        #: How to connect, by whether asynchronously.
+        self._parameters: dict[bool, dict[str, Any]] = {}
         super().__init__(*args, **kwargs)
 
     def basic_consume(self: Any, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
@@ -77,6 +79,9 @@ class _Taking:
     def _put(self: Any, queue: str, message: Mapping[str, Any], **kwargs: Any) -> None:
         batch = kwargs.get("_publish_batch")
         share = fairness.of(message)
+        if share is None and batch is None and queue not in (self._expires or ()):
+            self._send(queue, message)
+            return
         put = None if share is None else self._put_in_group(queue, message, share, "LPUSH")
         if put is None:
             super()._put(queue, message, **kwargs)  # type: ignore[misc]
@@ -91,6 +96,12 @@ class _Taking:
                 pipe.eval(*put)
             self._wake(pipe, queue, self.global_keyprefix)
             pipe.execute()
+
+    def _send(self: Any, queue: str, message: Mapping[str, Any]) -> None:
+        """A message without a share, and the token: both or neither, as above."""
+        keys = (self._q_for_pri(queue, self._get_message_priority(message, reverse=False)), self._tokens(queue))
+        send = self._plain().register_script(SEND)
+        send([self.global_keyprefix + key for key in keys], [dumps(message), _MAX_TOKENS, _TOKEN_SECONDS])
 
     def _put_in_group(self: Any, queue: str, message: Any, share: fairness.Share, push: str) -> tuple[Any, ...]:
         """Arguments of EVAL, which kombu's prefixing leaves alone."""
@@ -146,6 +157,13 @@ class _Taking:
     def _tokens(self, queue: str) -> str:
         return f"{queue}.cellwork-wake"
 
+    def _connparams(self: Any, asynchronous: bool = False) -> dict[str, Any]:
+        """As ever. Once its connection broke, kombu forgets these, while tasks that came by it are still to be
+        acknowledged, and the worker would end with an AttributeError: they go over a new one."""
+        if self.connection.client is not None:
+            self._parameters[asynchronous] = super()._connparams(asynchronous)  # type: ignore[misc]
+        return dict(self._parameters[asynchronous])
+
     def _plain(self: Any) -> "redis.Redis":
         """A client that adds no prefix."""
         found: redis.Redis = self._kept("plain", lambda: redis.Redis(connection_pool=self.pool))
@@ -171,7 +189,7 @@ class _Taking:
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         if self._more:
-            # There was a message just now: look for the next one at once, when the loop comes round.
+            # The queues had more than the message just now: look for it at once, when the loop comes round.
             self._asked = ("PING",)
         else:
             self._asked = ("BRPOP", *(self.global_keyprefix + self._tokens(queue) for queue in queues), wait or 0)
@@ -216,7 +234,7 @@ class _Taking:
             raise Empty from None
         if found is None:
             raise Empty
-        self._more = True
+        self._more = bool(found[3])
         queue = asked[int(found[0])][0]
         self._queue_cycle.rotate(queue)
         try:

@@ -1,6 +1,6 @@
 """The usage of runs in the broker's Redis: the newest runs as they were, and per task a rolling histogram."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -58,13 +58,17 @@ class UsageStore:
         self._runs = broker.key("usage", "runs")
         self._tasks = broker.key("usage", "tasks")
 
-    def add(self, runs: Iterable[Run]) -> None:
-        """Add some, in one round trip."""
-        client = self._broker.client
+    def add(self, runs: Sequence[Run]) -> None:
+        """Add some, together."""
+        client, keys = self._broker.client, [self._runs, self._tasks]
         add = client.register_script(_ADD)
+        if len(runs) == 1:
+            # A pipeline first asks whether the script is there.
+            add(keys, _arguments(runs[0]))
+            return
         with client.pipeline(transaction=False) as pipe:
             for run in runs:
-                add(keys=[self._runs, self._tasks], args=_arguments(run), client=pipe)
+                add(keys, _arguments(run), client=pipe)
             pipe.execute()
 
     def runs(self, since: float = 0.0, task: str | None = None) -> Iterator[Run]:

@@ -23,8 +23,9 @@ def summary(all_: list[Figures]) -> str:
     return (
         f"{len(all_)} seeds, {sum(f.tasks for f in all_)} tasks, {sum(faults.values())} faults {dict(faults)}: "
         f"{sum(len(f.lost) for f in all_)} lost, {sum(len(f.doubled) for f in all_)} doubled, "
-        f"{sum(len(f.left) for f in all_)} left; recovery of {len(recovery)} tasks: "
-        f"p50 {percentile(recovery, 0.5):.1f} s, p99 {percentile(recovery, 0.99):.1f} s"
+        f"{sum(len(f.left) for f in all_)} left, {sum(len(f.died) for f in all_)} workers ended; "
+        f"recovery of {len(recovery)} tasks: p50 {percentile(recovery, 0.5):.1f} s, "
+        f"p99 {percentile(recovery, 0.99):.1f} s"
     )
 
 

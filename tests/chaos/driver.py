@@ -40,6 +40,8 @@ class Figures(msgspec.Struct, kw_only=True):
     doubled: dict[str, int]
     #: What was left on the engine and in Redis.
     left: list[str]
+    #: Workers that ended though no fault had ended them, each with the last line of its log.
+    died: list[str]
     #: Seconds from the death or the freezing of a worker until another one had, or it had itself ended, its tasks.
     #: Those in which no worker could have had them do not count: there is only one for pods.
     recovery: list[float]
@@ -47,7 +49,7 @@ class Figures(msgspec.Struct, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        return not (self.lost or self.doubled or self.left)
+        return not (self.lost or self.doubled or self.left or self.died)
 
 
 class Run:
@@ -82,7 +84,7 @@ class Run:
     def run(self) -> Figures:
         began = time.monotonic()
         try:
-            self.cluster.revive()
+            self.cluster.start()
             tormentor = threading.Thread(target=self._torment)
             tormentor.start()
             self._send()
@@ -90,14 +92,16 @@ class Run:
             tormentor.join()
             lost = self._settle()
         finally:
-            self.cluster.revive()
-            self._wait(self.cluster.ready, 30)
+            died = self.cluster.ended()
+            if not died:
+                self._wait(self.cluster.ready, 30)
             left = self._left()
             self.cluster.close()
         for watcher in self._watchers:
             watcher.join()
         self._wait(lambda: not self.cluster.pods(), 20)
-        left += [one.name or "" for one in self.sandboxes()] + self.cluster.pods()
+        left += [one.name or "" for one in self.sandboxes() if not self.cluster.own.cannot_remove(one)]
+        left += self.cluster.pods()
         self.cluster.end_api()
         starts = self._starts()
         allowed = Counter(self.destroyed)
@@ -108,6 +112,7 @@ class Run:
             lost=lost,
             doubled={task: n for task, n in starts.items() if n > 1 + allowed[task]},
             left=left,
+            died=died,
             recovery=sorted(self._recovery),
             seconds=time.monotonic() - began,
         )
@@ -179,15 +184,18 @@ class Run:
         backend, deadline = self.cluster.client(1), time.monotonic() + SETTLE
         waiting = list(self.ids)
         states: dict[str, str] = {}
+        said: dict[str, str] = {}
         while waiting and time.monotonic() < deadline:
-            self.cluster.revive()
             for task in list(waiting):
                 text: Any = backend.get(f"celery-task-meta-{task}")
-                states[task] = msgspec.json.decode(text)["status"] if text else "PENDING"
+                meta = msgspec.json.decode(text) if text else {"status": "PENDING"}
+                states[task] = meta["status"]
+                if states[task] == "FAILURE":
+                    said[task] = f" {meta['result']} {meta.get('traceback')}"
                 if states[task] in ("SUCCESS", "FAILURE", "REVOKED"):
                     waiting.remove(task)
             self._never.wait(0.2)
-        return [f"{task}: {state}" for task, state in states.items() if state != "SUCCESS"]
+        return [f"{task}: {state}{said.get(task, '')}" for task, state in states.items() if state != "SUCCESS"]
 
     _never = threading.Event()
 

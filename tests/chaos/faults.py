@@ -15,7 +15,7 @@ def kill_worker(run: Any) -> str:
     """Without a word; started again a little later."""
     name = run.random.choice(run.cluster.names)
     with run.watched(name):
-        run.cluster.workers[name].kill()
+        run.cluster.kill(name)
     run.cluster.workers[name].wait()
     NEVER.wait(run.random.uniform(0, 3))
     run.cluster.start_worker(name)
@@ -33,6 +33,18 @@ def freeze_worker(run: Any) -> str:
     process.send_signal(signal.SIGCONT)
     run.cluster.frozen.discard(name)
     return f"froze {name}"
+
+
+def cut_off_worker(run: Any) -> str:
+    """From Redis, for twice the visibility timeout: it comes back as a zombie that has run on."""
+    name = run.random.choice(run.cluster.names)
+    with run.watched(name):
+        run.cluster.redis[name].block()
+        run.cluster.frozen.add(name)
+    NEVER.wait(2 * run.cluster.visibility)
+    run.cluster.redis[name].unblock()
+    run.cluster.frozen.discard(name)
+    return f"cut {name} off from Redis"
 
 
 def kill_sandbox(run: Any) -> str:
@@ -77,9 +89,11 @@ def restart_engine(run: Any) -> str:
     """Sandboxes run on where it has live-restore before and after; else it ends them, and bodies may begin twice."""
     own = run.cluster.own
     before, after = own.live_restore, run.random.random() < 2 / 3
+    running = run.begun()
     own.stop()
     if not (before and after):
-        run.destroyed += run.begun()
+        # Tasks begin and end while it stops.
+        run.destroyed += {*running, *run.begun()}
     NEVER.wait(run.random.uniform(0, 2))
     own.start(live_restore=after)
     return f"restarted the engine, {'with' if before and after else 'without'} live-restore"
@@ -124,6 +138,7 @@ def deliver_twice(run: Any) -> str:
 FAULTS: tuple[Callable[[Any], str], ...] = (
     kill_worker,
     freeze_worker,
+    cut_off_worker,
     kill_sandbox,
     restart_redis,
     drop_connections,

@@ -4,13 +4,16 @@ Where one of these fails after an upgrade, look at docs/architecture.md, "Privat
 """
 
 import inspect
+import json
 
 import celery
 import kombu
+import pytest
 from celery import Celery
 from celery.app.task import Context
 from celery.app.trace import build_tracer
 from celery.backends.base import Backend, KeyValueStoreBackend
+from celery.backends.redis import RedisBackend
 from celery.concurrency.base import BasePool
 from celery.concurrency.prefork import _run_ready_callbacks
 from celery.worker import components, request, state
@@ -20,7 +23,11 @@ from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from kombu.transport import redis, virtual
 
 from cellwork import configure
+from cellwork_worker import outcomes
 from cellwork_worker.pool import _asks_retry
+
+#: Its addresses would be taken before the arguments of the applications below.
+pytestmark = pytest.mark.usefixtures("no_broker_named")
 
 
 def test_these_are_the_versions_it_was_written_against():
@@ -173,6 +180,36 @@ def test_kombu_keeps_what_is_not_acknowledged_under_these_keys_and_scores_it_by_
 def test_every_stored_outcome_is_put_together_where_ours_is_added():
     assert "self._get_result_meta(result=result, state=state" in inspect.getsource(KeyValueStoreBackend._store_result)
     assert list(inspect.signature(Backend._get_result_meta).parameters)[:3] == ["self", "result", "state"]
+
+
+def test_a_result_is_stored_as_celery_stores_it_but_in_one_step_and_never_over_a_success(broker, monkeypatch):
+    source = inspect.getsource(
+        getattr(KeyValueStoreBackend._store_result, "__wrapped__", KeyValueStoreBackend._store_result)
+    )
+    assert "current_meta['status'] == states.SUCCESS" in source
+    assert list(inspect.signature(RedisBackend._store_result).parameters)[:6] == [
+        "self", "task_id", "result", "state", "traceback", "request",
+    ]  # fmt: skip
+    # Taken back afterwards.
+    monkeypatch.setattr(RedisBackend, "_store_result", RedisBackend._store_result)
+    app = Celery(backend=f"{broker}/1", set_as_current=False, result_expires=100, result_failure_expires=50)
+    backend, told = app.backend, []
+    outcomes.store_at_once()
+    key = backend.get_key_for_task("one").decode()
+    with backend.client.pubsub() as listener:
+        listener.subscribe(key)
+        for state, value in (
+            ("PROGRESS", {"done": 1}),
+            ("FAILURE", KeyError("x")),
+            ("SUCCESS", "y"),
+            ("FAILURE", KeyError("z")),
+        ):
+            backend.store_result("one", value, state)
+            told.append((backend.get_task_meta("one", cache=False)["status"], backend.client.ttl(key)))
+        published = [message for _ in range(9) if (message := listener.get_message(timeout=0.1))]
+    assert told == [("PROGRESS", 100), ("FAILURE", 50), ("SUCCESS", 100), ("SUCCESS", 100)]
+    assert backend.get_task_meta("one", cache=False)["result"] == "y"
+    assert [json.loads(message["data"])["status"] for message in published[1:]] == ["PROGRESS", "FAILURE", "SUCCESS"]
 
 
 def test_a_channel_keeps_the_client_that_kombu_makes_anew_for_each_request(broker):

@@ -16,8 +16,8 @@ import pytest
 from browser import chromium
 from celery.exceptions import TimeLimitExceeded
 from conftest import PROJECT
-from e2e.test_up import free_port
 from playwright.sync_api import Page, expect
+from ports import free_port
 from waiting import wait_until
 
 from cellwork.broker import Broker

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -12,15 +11,10 @@ import psutil
 import pytest
 import redis
 from conftest import PROJECT
+from ports import free_port
 from waiting import wait_until
 
 UP = [sys.executable, "-m", "cellwork", "up"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ask(url: str) -> int:
@@ -75,7 +69,7 @@ def test_up_starts_everything_and_ctrl_c_stops_it(engine, tmp_path, executor):
 
 def test_up_uses_a_broker_that_answers_and_leaves_it_running(broker, tmp_path):
     env = {**os.environ, "CELERY_BROKER_URL": f"{broker}/5", "CELERY_RESULT_BACKEND": f"{broker}/6"}
-    env["SHOP_INSTALLATION"] = "tests-up-given"
+    env["SHOP_INSTALLATION"] = f"tests-up-{os.getpid()}"
     log = tmp_path / "up.log"
     command = [*UP, "-A", "shop.app", "-c", "1", "--executor", "process", "--no-flower"]
     with log.open("wb") as out:

@@ -18,7 +18,8 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 from emulator.store import Conflict, Expired, Missing, Object, Store, now
 
-_OBJECTS = re.compile(r"/api/v1/namespaces/([^/]+)/(pods|secrets)(?:/([^/]+))?(?:/(log|eviction))?")
+_OBJECTS = re.compile(r"/api/v1/namespaces/([^/]+)/(pods|secrets|events)(?:/([^/]+))?(?:/(log|eviction))?")
+_METRICS = re.compile(r"/apis/metrics\.k8s\.io/v1beta1/namespaces/([^/]+)/pods")
 _NAMESPACES = re.compile(r"/api/v1/namespaces/([^/]+)")
 _LABEL = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 _SECRET_BYTES = 1 << 20
@@ -30,9 +31,14 @@ _RBAC = Path(__file__).parents[2] / "k8s/base/rbac.yaml"
 
 
 def dispatchers_rights() -> set[tuple[str, str]]:
-    """Verbs and resources that k8s/ gives a worker."""
+    """Verbs and resources that k8s/ gives a worker; of groups other than the core, with its name."""
     (role,) = [one for one in yaml.safe_load_all(_RBAC.read_text()) if one["kind"] == "Role"]
-    return {(verb, what) for rule in role["rules"] for what in rule["resources"] for verb in rule["verbs"]}
+    return {
+        (verb, ".".join(filter(None, (what, *rule["apiGroups"]))))
+        for rule in role["rules"]
+        for what in rule["resources"]
+        for verb in rule["verbs"]
+    }
 
 
 @dataclass
@@ -65,6 +71,8 @@ class ApiServer:
         """`logs`: gives a pod's output: pod, whether to follow it, at most so many last lines."""
         self.store = Store()
         self.logs = logs
+        #: As metrics-server: gives what the pods of a namespace use. None: there is none.
+        self.metrics: Callable[[str], list[Object]] | None = None
         self.requests: Counter[str] = Counter()
         #: By version, how often a watch was told of it.
         self.bookmarks: Counter[str] = Counter()
@@ -194,8 +202,13 @@ class _Handler(BaseHTTPRequestHandler):
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length)) if length else {}
-        kind = "watch" if query.get("watch") in ("true", "True") else url.path.rsplit("/", 1)[-1]
-        owner.requests[f"{method} {kind if kind in ('watch', 'log', 'pods', 'secrets') else 'one'}"] += 1
+        kind = url.path.rsplit("/", 1)[-1]
+        if url.path.startswith("/apis/metrics"):
+            kind = "metrics"
+        elif query.get("watch") in ("true", "True"):
+            kind = "watch" if kind == "pods" else f"watch {kind}"
+        known = ("watch", "watch events", "log", "pods", "secrets", "events", "metrics")
+        owner.requests[f"{method} {kind if kind in known else 'one'}"] += 1
         owner.tokens.add(self.headers.get("Authorization"))
         fault = owner.fault(method, self.path)
         if fault is not None and fault.delay:
@@ -220,27 +233,49 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/version":
             return self._answer(200, {"gitVersion": "v1.36.0-emulated"})
         if path.endswith("/selfsubjectaccessreviews"):
-            asked = body["spec"]["resourceAttributes"]
-            resource = asked["resource"] + (f"/{asked['subresource']}" if asked.get("subresource") else "")
-            return self._answer(201, {"status": {"allowed": owner.allowed(asked["verb"], resource)}})
+            return self._review(body["spec"]["resourceAttributes"])
         if (match := _OBJECTS.fullmatch(path)) is not None:
-            namespace, kind, name, sub = match.groups()
-            self._authorize(method, kind, name, sub, query)
-            if sub == "log":
-                return self._log(namespace, name, query)
-            if sub == "eviction":
-                return self._evict(namespace, name)
-            if name is not None:
-                return self._one(method, kind, namespace, name, {**query, **body})
+            return self._objects(method, *match.groups(), query=query, body=body, fault=fault)
+        if (match := _METRICS.fullmatch(path)) is not None:
+            return self._metrics(match[1])
+        if (match := _NAMESPACES.fullmatch(path)) is not None:
+            self._authorize(method, "namespaces", match[1], None, query)
+            return self._answer(200, {"kind": "Namespace", "metadata": {"name": match[1], "uid": f"uid-{owner.port}"}})
+        raise Denied(404, f"the server could not find the requested resource {path}")
+
+    def _objects(
+        self,
+        method: str,
+        namespace: str,
+        kind: str,
+        name: str | None,
+        sub: str | None,
+        query: dict[str, str],
+        body: Object,
+        fault: Fault | None,
+    ) -> None:
+        self._authorize(method, kind, name, sub, query)
+        if name is None:
             if method == "POST":
                 return self._create(kind, namespace, body)
             if query.get("watch") in ("true", "True"):
                 return self._watch(kind, namespace, query)
             return self._list(kind, namespace, query, fault)
-        if (match := _NAMESPACES.fullmatch(path)) is not None:
-            self._authorize(method, "namespaces", match[1], None, query)
-            return self._answer(200, {"kind": "Namespace", "metadata": {"name": match[1], "uid": f"uid-{owner.port}"}})
-        raise Denied(404, f"the server could not find the requested resource {path}")
+        if sub == "log":
+            return self._log(namespace, name, query)
+        if sub == "eviction":
+            return self._evict(namespace, name)
+        return self._one(method, kind, namespace, name, {**query, **body})
+
+    def _review(self, asked: Object) -> None:
+        resource = asked["resource"] + (f"/{asked['subresource']}" if asked.get("subresource") else "")
+        self._answer(201, {"status": {"allowed": self.server.owner.allowed(asked["verb"], resource)}})
+
+    def _metrics(self, namespace: str) -> None:
+        if (metrics := self.server.owner.metrics) is None:
+            raise Denied(404, "the server could not find the requested resource")
+        self._authorize("GET", "pods.metrics.k8s.io", None, None, {})
+        self._answer(200, {"kind": "PodMetricsList", "items": metrics(namespace)})
 
     def _authorize(self, method: str, kind: str, name: str | None, sub: str | None, query: dict[str, str]) -> None:
         whole = "watch" if query.get("watch") in ("true", "True") else "list"
@@ -310,16 +345,18 @@ class _Handler(BaseHTTPRequestHandler):
         found, version = self.server.owner.store.listed(kind, namespace)
         if fault is not None and fault.stale is not None:
             found = fault.stale
-        items = [one for one in found if _selected(one, query.get("labelSelector", ""))]
+        items = [one for one in found if _selected(one, query)]
+        if "limit" in query:
+            items = items[: int(query["limit"])]
         self._answer(200, {"kind": "PodList", "metadata": {"resourceVersion": str(version)}, "items": items})
 
     def _watch(self, kind: str, namespace: str, query: dict[str, str]) -> None:
         owner = self.server.owner
-        until, selector = owner.watching(), query.get("labelSelector", "")
+        until = owner.watching()
         self._begin_chunks()
         try:
             for type_, what in owner.store.watch(kind, namespace, int(query["resourceVersion"]), until):
-                if type_ == "BOOKMARK" or _selected(what, selector):
+                if type_ == "BOOKMARK" or _selected(what, query):
                     self._chunk(json.dumps({"type": type_, "object": what}).encode() + b"\n")
                 if type_ == "BOOKMARK":
                     owner.bookmarks[what["metadata"]["resourceVersion"]] += 1
@@ -364,8 +401,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
 
-def _selected(what: Object, selector: str) -> bool:
+def _selected(what: Object, query: dict[str, str]) -> bool:
     labels = what["metadata"].get("labels") or {}
+    about = what.get("involvedObject", {})
+    fields = {"reason": what.get("reason"), **{f"involvedObject.{name}": value for name, value in about.items()}}
     return all(
-        labels.get(key) == value for key, _, value in (part.partition("=") for part in selector.split(",") if part)
+        known.get(key) == value
+        for known, selector in ((labels, query.get("labelSelector", "")), (fields, query.get("fieldSelector", "")))
+        for key, _, value in (part.partition("=") for part in selector.split(",") if part)
     )

@@ -64,6 +64,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     node = Node(f"cellwork.emulated-node={uuid.uuid4().hex[:12]}")
     server = ApiServer(node.logs)
     node.serve(server.store)
+    server.metrics = node.metrics
     try:
         admin = write_kubeconfig(folder, server.url, "admin")
         yield Cluster(write_kubeconfig(folder, server.url), "jobs", "cellwork/python:base", server, node, admin)
@@ -74,10 +75,11 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 
 def write_kubeconfig(folder: Path, url: str, token: str = "dispatcher") -> Path:
     """A kubeconfig whose current context is the server at `url`, namespace ``jobs``."""
-    return _kubeconfig(folder / f"{token}.kubeconfig", {"server": url}, token, "jobs")
+    return kubeconfig(folder / f"{token}.kubeconfig", {"server": url}, token, "jobs")
 
 
-def _kubeconfig(path: Path, server: dict[str, str], token: str, namespace: str) -> Path:
+def kubeconfig(path: Path, server: dict[str, str], token: str, namespace: str) -> Path:
+    """Written to `path`; `server`: as a kubeconfig has it."""
     context = {"name": "tests", "context": {"cluster": "tests", "user": "tests", "namespace": namespace}}
     path.write_text(
         json.dumps(
@@ -121,4 +123,4 @@ def _worker(admin: Path, namespace: str, folder: Path) -> Path:
     server = {"server": api.configuration.host}
     if (authority := api.configuration.ssl_ca_cert) is not None:
         server["certificate-authority"] = str(authority)
-    return _kubeconfig(folder / "kubeconfig", server, given.status.token, namespace)
+    return kubeconfig(folder / "kubeconfig", server, given.status.token, namespace)

@@ -1,6 +1,7 @@
 """A node: really runs each pod's container on the Docker engine, and reports on it as a kubelet does."""
 
 import base64
+import os
 import shutil
 import tempfile
 import threading
@@ -12,9 +13,11 @@ from typing import Any
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from emulator import telling
 from emulator.store import Missing, Object, Store, now
 
 from cellwork_worker.executors.docker.ending import ran_out
+from cellwork_worker.executors.docker.usage import usage
 
 NAME = "emulated"
 
@@ -27,7 +30,7 @@ class Node:
 
     def __init__(self, mark: str) -> None:
         """`mark`: a label of this run's own on every container."""
-        self._client = docker.APIClient(version="auto", timeout=60, max_pool_size=256)
+        self._client = docker.APIClient(os.environ.get("DOCKER_HOST"), version="auto", timeout=60, max_pool_size=256)
         self._mark = mark
         self._store: Store | None = None
         self._containers: dict[str, str] = {}
@@ -40,6 +43,8 @@ class Node:
         self.claims: dict[str, Path] = {}
         #: Seconds after a container's end until the API server is told: a real kubelet takes 1 to 2.
         self.lag = 0.0
+        #: Seconds that a pull takes, as the kubelet words it, by image; of others it says that they were there.
+        self.pulls: dict[str, str] = {}
 
     def serve(self, store: Store) -> None:
         self._store = store
@@ -211,9 +216,10 @@ class Node:
         if security.get("runAsNonRoot") and not security.get("runAsUser"):
             self._waiting(pod, "CreateContainerConfigError", "container has runAsNonRoot and image will run as root")
             return False
-        self._waiting(pod, "ContainerCreating", "")
         store, namespace = self._store, pod["metadata"]["namespace"]
         assert store is not None
+        telling.pulled(store, pod, self.pulls.get(container["image"]))
+        self._waiting(pod, "ContainerCreating", "")
         for volume in pod["spec"].get("volumes", ()):
             if (source := volume.get("secret")) is not None:
                 key = ("secrets", namespace, source["secretName"])
@@ -227,6 +233,18 @@ class Node:
         last.touch()
         last.chmod(0o666)
         return True
+
+    def metrics(self, namespace: str) -> list[Object]:
+        """What its pods use, as metrics-server tells it."""
+        found = []
+        for pod in self._pods():
+            container = self._containers.get(pod["metadata"]["uid"])
+            if container is None or pod["metadata"]["namespace"] != namespace:
+                continue
+            with suppress(APIError):
+                if (uses := usage(self._client.stats(container, stream=False))) is not None:
+                    found.append(telling.used(pod, uses.cpu_percent / 100, uses.memory_bytes))
+        return found
 
     def _env(self, pod: Object) -> list[str]:
         found = []

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from emulator import telling
 from emulator.store import Missing, Object, Store, now
 
 #: Seconds, as tried out on Kubernetes 1.36 with one node: until a pod runs, and from its container's end until the API
@@ -63,6 +64,11 @@ class PaperNode:
             raise Missing
         return self._logs[uid].read(follow)
 
+    def metrics(self, namespace: str) -> list[Object]:
+        """Every pod uses the same."""
+        assert self._store is not None
+        return [telling.used(pod, 0.01, 1 << 20) for pod in self._store.listed("pods", namespace)[0]]
+
     def _later(self, seconds: float, act: Callable[[], None]) -> None:
         with self._turn:
             self._count += 1
@@ -87,7 +93,9 @@ class PaperNode:
                 self._later(0.1, lambda pod=pod: self._store.remove("pods", "jobs", pod["metadata"]["name"]))
 
     def _run(self, pod: Object) -> None:
+        assert self._store is not None
         self._logs[pod["metadata"]["uid"]] = _Log()
+        telling.pulled(self._store, pod, None)
         self._say(pod, "Running", {"running": {"startedAt": now()}})
         self._later(self._seconds, lambda: self._end(pod))
 

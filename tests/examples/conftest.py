@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 from browser import chromium
-from e2e.test_up import free_port
 from playwright.sync_api import Browser, Page
+from ports import free_port
 from waiting import wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

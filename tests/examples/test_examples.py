@@ -5,8 +5,8 @@ import subprocess
 import wave
 from itertools import pairwise
 
-from e2e.test_up import free_port
 from playwright.sync_api import expect
+from ports import free_port
 from waiting import wait_until
 
 INJECTION = '"\'></script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'

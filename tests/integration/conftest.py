@@ -1,6 +1,7 @@
 """One worker for the tests that only need one, and after each test a look at what is left."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from waiting import wait_until
@@ -20,6 +21,35 @@ def leaves_nothing(request: pytest.FixtureRequest, nothing_left) -> Iterator[Non
     if "shared_worker" in request.fixturenames:
         worker = request.getfixturevalue("shared_worker")
         wait_until(lambda: not worker.inspect("active"), what="the shared worker to be idle")
+
+
+class Gate:
+    """Tasks that end when the test says so, however slow the machine is: a folder that their sandboxes see."""
+
+    def __init__(self, folder: Path, script) -> None:
+        folder.chmod(0o777)
+        self._folder = folder
+        self._script = script
+        #: For workers that are to run such tasks.
+        self.env = {"SHOP_VOLUMES": str(folder)}
+
+    def send(self, queue: str):
+        """A task whose result is "through"."""
+        body = "echo >>/gate/begun; until [ -e /gate/open ]; do sleep 0.1; done; echo through"
+        return self._script.apply_async((body,), queue=queue, volumes=[f"{self._folder}:/gate"])
+
+    def begun(self) -> int:
+        """How many bodies have begun."""
+        file = self._folder / "begun"
+        return file.read_text().count("\n") if file.exists() else 0
+
+    def open(self) -> None:
+        (self._folder / "open").touch()
+
+
+@pytest.fixture
+def gate(shop, tmp_path_factory) -> Gate:
+    return Gate(tmp_path_factory.mktemp("gate"), shop.commands.script)
 
 
 @pytest.fixture

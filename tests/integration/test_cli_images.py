@@ -1,6 +1,5 @@
 """``cellwork images`` as a user types it."""
 
-import contextlib
 import json
 import os
 import re
@@ -8,9 +7,10 @@ import subprocess
 import sys
 import uuid
 
+import builtimages
 import pytest
 from conftest import PROJECT
-from docker.errors import APIError, ImageNotFound
+from docker.errors import APIError
 from storing_registry import storing
 
 
@@ -52,16 +52,7 @@ def images(broker, engine, name, stock):
         )
 
     yield run
-    for image in engine.api.images(filters={"label": f"cellwork.app={name}"}) + leftovers(engine, name):
-        # One may go with another that was made of it.
-        with contextlib.suppress(ImageNotFound):
-            engine.api.remove_image(image["Id"], force=True)
-
-
-def leftovers(engine, name: str) -> list:
-    """The engine's cache of the steps that a failed build did."""
-    unnamed = engine.api.images(filters={"dangling": True})
-    return [one for one in unnamed if f"PANTRY={name}" in (engine.api.inspect_image(one)["Config"]["Env"] or ())]
+    builtimages.remove(engine, name)
 
 
 def good(ran: "subprocess.CompletedProcess[str]") -> list:

@@ -37,7 +37,12 @@ def poison(shop, start_worker, client, engine, installation):
         "cellwork/busybox:base",
         ["sh", "-c", f"echo it began; echo '{'0' * 32} {{}}'; echo it dies"],
         name=f"cellwork-{result.id}-0",
-        labels={"cellwork.installation": installation, "cellwork.worker": "dead4@test"},
+        labels={
+            "cellwork.installation": installation,
+            "cellwork.worker": "dead4@test",
+            # Without it the next worker's reaper ends it: nobody would ever ask for it.
+            "cellwork.task-id": result.id,
+        },
         network_mode="none",
         detach=True,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
-from chaos.engineway import EngineWay
+from chaos.way import EngineWay
 from waiting import wait_until
 
 from cellwork.errors import ImageUnavailable, InvalidSpec, SandboxLost

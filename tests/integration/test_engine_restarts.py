@@ -1,10 +1,15 @@
 """The engine goes away while tasks run: stopped, upgraded under live-restore, or out of disk."""
 
+import socket
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from chaos.way import EngineWay
+from conftest import WorkerProcess
 from ownengine import OwnEngine
 from waiting import wait_until
 
@@ -22,6 +27,67 @@ SMALL_DISK = 24 << 20
 BODY = 'trap "exit 143" TERM; echo began; n=0; while [ $n -lt 60 ]; do sleep 0.1; n=$((n + 1)); done; echo ended'
 
 
+class LosingWay(EngineWay):
+    """A sandbox is started by it, and the task that was on its way there is lost: once.
+
+    `breaks`: whether the connection breaks, and so the sandbox's standard input ends; an engine that restarts with
+    live-restore leaves that open.
+    """
+
+    lost = 0
+
+    def __init__(self, folder: Path, *, breaks: bool) -> None:
+        self._breaks = breaks
+        super().__init__(folder)
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+                if b"/attach?" in data and not self.lost and source.recv(1 << 16):
+                    self.lost += 1
+                    if not self._breaks:
+                        source.recv(1)
+                    break
+        for one in (source, sink):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+class DeafWay(EngineWay):
+    """The answer to the first start is lost by it, as with an engine that goes away, and the first removals after."""
+
+    def __init__(self, folder: Path, removals: int) -> None:
+        """`removals`: how many of them."""
+        self._starts, self._removals = 0, removals
+        super().__init__(folder)
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                if data.startswith(b"DELETE ") and self._starts and self._removals:
+                    self._removals -= 1
+                    break
+                sink.sendall(data)
+                if b"/start HTTP" in data:
+                    self._starts += 1
+                    if self._starts == 1:
+                        break
+        for one in (source, sink):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def deaf(request, start_worker, tmp_path) -> Iterator[WorkerProcess]:
+    """A worker that reaches its engine that way."""
+    way = DeafWay(tmp_path, request.param)
+    worker = start_worker("-c", "1", "-Q", "deaf", DOCKER_HOST=way.url, SHOP_VOLUMES=str(tmp_path))
+    yield worker
+    worker.stop()
+    way.close()
+
+
 @pytest.fixture(scope="module")
 def own() -> Iterator[OwnEngine]:
     with OwnEngine() as engine:
@@ -35,6 +101,23 @@ def small() -> Iterator[OwnEngine]:
     with OwnEngine(disk=SMALL_DISK) as engine:
         engine.copy(BUSYBOX)
         yield engine
+
+
+@pytest.fixture
+def stuck(own) -> Iterator[Callable[[str], None]]:
+    """Make a container that its engine cannot remove, as one is that the engine was making when it ended."""
+    made = []
+
+    def make(name: str) -> None:
+        made.append(own.client.containers.create(BUSYBOX, name=name))
+        upper = own.client.api.inspect_container(made[-1].id)["GraphDriver"]["Data"]["UpperDir"]
+        subprocess.run(["chattr", "+i", upper], check=True)
+        made[-1].upper = upper
+
+    yield make
+    for container in made:
+        subprocess.run(["chattr", "-i", container.upper], check=True)
+        container.remove(force=True)
 
 
 @pytest.fixture
@@ -106,6 +189,47 @@ def test_a_body_that_ends_while_its_engine_is_away_is_not_run_a_second_time(own,
     own.start(live_restore=True)
     assert result.get(timeout=TIMEOUT) == 2.0
     assert written("start") == 1
+
+
+@pytest.mark.parametrize("breaks", [True, False], ids=["broken off", "open for ever"])
+def test_a_task_that_was_lost_on_its_way_into_its_sandbox_gets_another(breaks, start_worker, shop, tmp_path):
+    way = LosingWay(tmp_path, breaks=breaks)
+    worker = start_worker("-c", "1", "-Q", "losing", DOCKER_HOST=way.url)
+    result = shop.tasks.echo.apply_async((7,), queue="losing", warm=False)
+    assert result.get(timeout=2 * TIMEOUT) == 7
+    assert way.lost == 1
+    assert "got no task" in worker.text
+    worker.stop()
+    way.close()
+
+
+@pytest.mark.parametrize("deaf", [0], indirect=True)
+def test_a_command_whose_start_went_unanswered_is_not_started_a_second_time(deaf, shop, tmp_path):
+    ledger = tmp_path / "ledger"
+    ledger.touch()
+    ledger.chmod(0o666)
+    script = "echo began >>/ledger; sleep 3; echo ended"
+    result = shop.commands.script.apply_async((script,), queue="deaf", volumes=[f"{ledger}:/ledger"])
+    assert result.get(timeout=TIMEOUT) == "ended\n"
+    assert ledger.read_text() == "began\n"
+    assert "no Docker engine answers" in deaf.text
+
+
+@pytest.mark.parametrize("deaf", [1], indirect=True)
+def test_a_sandbox_whose_start_went_unanswered_is_replaced_before_anything_is_expected_of_it(deaf, shop):
+    result = shop.tasks.echo.apply_async((7,), queue="deaf", warm=False, fresh_network=True)
+    assert result.get(timeout=TIMEOUT) == 7
+    assert "is not removed: no Docker engine answers" in deaf.text
+    assert "got no task" not in deaf.text
+
+
+def test_a_task_runs_though_its_engine_keeps_a_container_of_its_name_that_it_cannot_remove(own, start, stuck):
+    worker, send = start(own)
+    task_id = str(uuid.uuid4())
+    stuck(f"cellwork-{task_id}-0")
+    result = send("echo ran", task_id=task_id)
+    assert result.get(timeout=TIMEOUT).strip() == "ran"
+    assert f"has a container cellwork-{task_id}-0 that it can neither start nor remove" in worker.text
 
 
 def test_a_task_fails_clearly_when_its_engine_does_not_return_and_the_worker_goes_on(own, start):

@@ -101,6 +101,17 @@ def test_keys_are_taken_from_in_turn_and_the_queue_is_as_long_as_ever(line):
     assert one.waiting() == 0
 
 
+def test_a_message_comes_with_a_token_and_the_queue_is_looked_at_again_only_where_it_had_more(line):
+    one = line()
+    one.put("first")
+    one.put("fair", "a")
+    tokens = f"pre:{one.name}.cellwork-wake"
+    assert one.client.llen(tokens) == 2
+    assert 0 < one.client.ttl(tokens) <= 60
+    assert (one.take().headers["task"], one.channel._more) == ("first", True)
+    assert (one.take().headers["task"], one.channel._more) == ("fair", False)
+
+
 def test_no_more_than_may_run_are_taken_and_others_go_before_those_that_wait(line):
     one = line(key_max_running=2)
     for number in range(3):

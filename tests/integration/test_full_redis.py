@@ -16,18 +16,19 @@ def client(broker):
     client.config_set("maxmemory", 0)
 
 
-def test_a_full_redis_slows_the_workers_and_no_outcome_is_lost(shop, start_worker, client):
+def test_a_full_redis_slows_the_workers_and_no_outcome_is_lost(gate, start_worker, client):
     client.config_set("maxmemory-policy", "noeviction")
-    worker = start_worker("-c", "1", "-Q", "full", name="full", CELLWORK_VISIBILITY_TIMEOUT="5")
-    results = [shop.tasks.sleep.apply_async((2,), queue="full") for _ in range(3)]
-    wait_until(lambda: worker.inspect("active"), timeout=TIMEOUT, what="one to run")
+    worker = start_worker("-c", "1", "-Q", "full", name="full", CELLWORK_VISIBILITY_TIMEOUT="5", **gate.env)
+    results = [gate.send("full") for _ in range(3)]
+    wait_until(gate.begun, timeout=TIMEOUT, what="one to run")
     client.config_set("maxmemory", 1)
+    gate.open()
     wait_until(lambda: "its outcome cannot be stored" in worker.text, timeout=TIMEOUT, what="the worker to say so")
     assert worker.process.poll() is None
     assert not any(result.ready() for result in results)
     assert client.hlen("unacked") + client.llen("full") == 3
     client.config_set("maxmemory", 0)
-    assert [result.get(timeout=TIMEOUT) for result in results] == [2, 2, 2]
+    assert [result.get(timeout=TIMEOUT) for result in results] == ["through\n"] * 3
     wait_until(lambda: not client.exists("unacked"), what="all to be acknowledged")
     worker.stop()
 

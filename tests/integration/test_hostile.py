@@ -13,7 +13,7 @@ import psutil
 import pytest
 import redis
 from celery.exceptions import TimeLimitExceeded
-from hostility import FAILED, TALLY
+from hostility import CONTAINED, FAILED, PROPERTY, TRIED
 from waiting import wait_until
 
 from cellwork.errors import CellworkError, InvalidResult, NoOutcome, OutOfMemory, RemoteTaskError, ResultTooLarge
@@ -33,8 +33,7 @@ def attack(shop, shared_worker):
 @pytest.fixture(autouse=True)
 def untouched(request, shop, shared_worker, engine, broker, containers) -> Iterator[None]:
     """Worker, engine, broker, a neighbour's sandbox and the host are after the attack what they were before."""
-    tally = request.config.stash[TALLY]
-    tally.tried += 1
+    request.node.user_properties.append((PROPERTY, TRIED))
     process = psutil.Process(shared_worker.process.pid)
     before, folders = process.memory_info().rss, set(Path("/").iterdir())
     neighbour = shop.attacks.returns.delay("a neighbour")
@@ -50,7 +49,7 @@ def untouched(request, shop, shared_worker, engine, broker, containers) -> Itera
     assert not Path("/tmp/pwned").exists()
     wait_until(lambda: not containers(), timeout=30, what="its container to be gone")
     if not request.node.stash.get(FAILED, False):
-        tally.contained += 1
+        request.node.user_properties.append((PROPERTY, CONTAINED))
 
 
 def outcome_of(result) -> object:
@@ -405,7 +404,7 @@ VOLUME ["/data", "/var/tmp"]
         info.size = len(dockerfile)
         tar.addfile(info, io.BytesIO(dockerfile))
     context.seek(0)
-    tag = "cellwork-test/evil:1"
+    tag = f"cellwork-test/evil:{uuid.uuid4().hex[:12]}"
     engine.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
     yield tag
     remove_image(tag)
@@ -415,12 +414,18 @@ def test_an_images_entry_point_and_health_check_do_not_run(attack, evil_image, e
     assert attack.returns.apply_async(("mine",), image=evil_image).get(timeout=TIMEOUT) == "mine"
 
 
+def nameless_volumes(engine) -> set[str]:
+    """Those of the engine that no compose project has made meanwhile."""
+    found = engine.volumes.list()
+    return {volume.name for volume in found if "com.docker.compose.project" not in (volume.attrs["Labels"] or {})}
+
+
 def test_a_volume_that_an_image_declares_is_no_place_on_the_hosts_disk(attack, evil_image, engine):
-    before = {volume.name for volume in engine.volumes.list()}
+    before = nameless_volumes(engine)
     for folder in ("/data", "/var/tmp"):
         found = attack.fills.apply_async((folder,), image=evil_image, memory="256m").get(timeout=TIMEOUT)
         assert found == [64 * MIB, "ENOSPC"]
-    assert {volume.name for volume in engine.volumes.list()} <= before
+    assert nameless_volumes(engine) <= before
 
 
 def test_a_task_that_listens_is_not_reached_from_the_host(attack):

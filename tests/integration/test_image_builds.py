@@ -1,14 +1,14 @@
 """Images that tasks declare, built by real workers on a real engine."""
 
-import contextlib
 import re
 import uuid
 from collections.abc import Callable
 
+import builtimages
 import pytest
+from builtimages import built
 from celery import Celery
 from conftest import WorkerProcess
-from docker.errors import ImageNotFound
 from storing_registry import storing
 
 from cellwork import configure
@@ -60,20 +60,7 @@ def start(broker, engine, installation, name, stock, tmp_path) -> Callable[..., 
     yield start
     for process in started:
         process.stop()
-    for image in built(engine, name) + leftovers(engine, name):
-        # One may go with another that was made of it.
-        with contextlib.suppress(ImageNotFound):
-            engine.api.remove_image(image["Id"], force=True)
-
-
-def leftovers(engine, name: str) -> list:
-    """The engine's cache of the steps that a failed build did."""
-    unnamed = engine.api.images(filters={"dangling": True})
-    return [one for one in unnamed if f"PANTRY={name}" in (engine.api.inspect_image(one)["Config"]["Env"] or ())]
-
-
-def built(engine, name: str) -> list:
-    return engine.api.images(filters={"label": f"cellwork.app={name}"})
+    builtimages.remove(engine, name)
 
 
 def builds(*workers: WorkerProcess) -> int:

@@ -1,7 +1,6 @@
 """Libraries for an image from an index with a password, and the versions that a uv.lock decides."""
 
 import base64
-import contextlib
 import http.server
 import io
 import json
@@ -14,9 +13,9 @@ import zipfile
 from collections.abc import Iterator
 from typing import ClassVar
 
+import builtimages
 import docker
 import pytest
-from docker.errors import ImageNotFound
 
 USER, PASSWORD = "builder", "hush-hush-4711"
 
@@ -89,9 +88,7 @@ def build(engine, tmp_path, broker):
         )
 
     yield run
-    for image in engine.api.images(filters={"label": f"cellwork.app={name}"}):
-        with contextlib.suppress(ImageNotFound):
-            engine.api.remove_image(image["Id"], force=True)
+    builtimages.remove(engine, name)
 
 
 def imported(engine: docker.DockerClient, image: str, expression: str) -> str:

@@ -2,11 +2,12 @@
 
 import io
 import tarfile
+import uuid
 
 import pytest
 from conftest import PROJECT
 
-TAG = "cellwork-test/shop:1"
+TAG = f"cellwork-test/shop:{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture

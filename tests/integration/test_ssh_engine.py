@@ -2,13 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from waiting import wait_until
 
 import cellwork
@@ -38,8 +38,7 @@ def host(tmp_path_factory) -> Iterator[Host]:
     folder = tmp_path_factory.mktemp("ssh")
     for key in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     Path("/run/sshd").mkdir(exist_ok=True)
     options = ["StrictModes=no", "UsePAM=no", f"AuthorizedKeysFile={folder}/user.pub", "PidFile=none"]
     command = ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-p", str(port), "-h", folder / "host"]

@@ -83,11 +83,13 @@ def test_only_the_dispatcher_may_ask_the_api_and_only_about_pods_of_tasks(docume
     assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "cellwork-tasks"
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "dispatcher", "namespace": "cellwork"}]
-    allowed = {rule["resources"][0]: set(rule["verbs"]) for rule in role["rules"]}
+    allowed = {(*rule["apiGroups"], *rule["resources"]): set(rule["verbs"]) for rule in role["rules"]}
     assert allowed == {
-        "pods": {"create", "get", "list", "watch", "delete"},
-        "pods/log": {"get"},
-        "secrets": {"create"},
+        ("", "pods"): {"create", "get", "list", "watch", "delete"},
+        ("", "pods/log"): {"get"},
+        ("", "secrets"): {"create"},
+        ("", "events"): {"list", "watch"},
+        ("metrics.k8s.io", "pods"): {"list"},
     }
 
 

@@ -11,7 +11,8 @@ from waiting import wait_until
 
 from cellwork.errors import EngineUnavailable, PolicyViolation
 from cellwork_worker.executors.kubernetes import KubernetesExecutor, manifest, refusals, template
-from cellwork_worker.executors.kubernetes.api import Api, Refused
+from cellwork_worker.executors.kubernetes.api import Api
+from cellwork_worker.executors.kubernetes.connection import Refused
 
 #: Something that a node can have one of, so that two pods cannot be there at once, however large it is.
 SLOT = "cellwork.tests/slot"

@@ -165,6 +165,17 @@ def test_a_command_runs_in_an_image_without_python(shop, send):
         shop.commands.wait.apply_async((300,), executor="kubernetes", soft_time_limit=1).get(timeout=TIMEOUT)
 
 
+def test_a_short_commands_bill_is_what_its_shell_reads(shop, send, bills):
+    """Before metrics-server could have sampled it, and although it fails."""
+    script = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; dd if=/dev/zero of=/tmp/held bs=1M count=20; exit 3"
+    result = shop.commands.script.apply_async((script,), executor="kubernetes", memory="64m")
+    with pytest.raises(CommandFailed, match="ended with status 3"):
+        result.get(timeout=TIMEOUT)
+    (run,) = bills(result.id, 1)
+    assert 0.02 < run.cpu_seconds < 30
+    assert 20 << 20 < run.peak_memory_bytes <= 64 << 20
+
+
 def test_memory_is_a_limit_and_more_is_given_where_the_task_allows_it(shop, send):
     with pytest.raises(OutOfMemory, match="64 MiB"):
         send(shop.hostile.eats_memory, memory="64m").get(timeout=TIMEOUT)

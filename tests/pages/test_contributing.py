@@ -8,10 +8,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from e2e.test_up import free_port
 from pages.blocks import ROOT
 from pages.claims import RUNS_THESE, the_line
 from pages.reader import Reader
+from ports import free_port
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -71,7 +71,7 @@ def test_damaged_streams_are_tried_as_often_as_one_says(checkout):
 
 def test_the_benchmarks_run_and_write_down_what_they_measured(checkout, tmp_path):
     output = tmp_path / "results.json"
-    small = f"--calls 1 --paced 0 --inflight --tasks 8 --output {output}"
+    small = f"--calls 1 --paced 0 --rounds 1 --inflight 1 --tasks 8 --output {output}"
     printed = checkout.succeeds(f"{the_line('CONTRIBUTING.md', 'make bench')} BENCH='{small}'")
     assert "milliseconds, one after the other" in printed
     written = json.loads(output.read_text())

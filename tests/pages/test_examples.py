@@ -51,10 +51,8 @@ def test_no_page_is_left_out():
 
 
 @pytest.fixture
-def shop(tmp_path, monkeypatch):
+def shop(no_broker_named, tmp_path, monkeypatch):
     """A folder as a reader has one, and a broker in memory."""
-    monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
-    monkeypatch.delenv("CELERY_RESULT_BACKEND", raising=False)
     monkeypatch.setattr("cellwork.app.DEFAULTS", {**_defaults(), "broker_url": "memory://"})
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

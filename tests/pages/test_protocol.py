@@ -20,6 +20,7 @@ NONCE = "5a" * 16
 
 #: What is printed where the payload's time has come; see "Payload" there.
 READY = b"\n\0cellwork-ready\n"
+NO_TASK = b"\ncellwork: standard input ended before the task came; nothing was run\n"
 
 BODY = """
 from cellwork import current
@@ -33,7 +34,7 @@ def ends():
 
 RUN = ["usage frame", "end frame", "outcome frame"]
 DONE = [*RUN, "end of input, status 0"]
-GONE = "end of input, status 75"
+GONE = "end of input, no-task line, status 75"
 
 #: How far the payload comes, the runner's arguments, the body; and what is seen.
 LIVES = {
@@ -82,10 +83,11 @@ def seen(name: str, tmp_path: str) -> list[str]:
     parser = FrameParser(NONCE, 1 << 20)
     found = [*parser.feed(ran.stdout), parser.close()]
     printed = b"".join(item for item in found if isinstance(item, bytes))
-    assert printed in (b"", READY)
-    events = ["first part"] * (parts > 0) + ["ready line"] * (printed == READY) + ["second part"] * (parts > 1)
+    assert printed in (b"", READY, NO_TASK, READY + NO_TASK)
+    events = ["first part"] * (parts > 0) + ["ready line"] * printed.startswith(READY) + ["second part"] * (parts > 1)
     events += [f"{item.kind} frame" for item in found if isinstance(item, Frame)]
     ended = "SIGTERM" if ran.returncode == 128 + signal.SIGTERM else "end of input"
+    ended += ", no-task line" * printed.endswith(NO_TASK)
     return [*events, f"{ended}, status {ran.returncode}"]
 
 

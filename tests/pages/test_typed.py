@@ -7,11 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from celery import Celery
-from e2e.test_up import free_port
 from otlp import collecting
 from pages.blocks import blocks
 from pages.claims import nobodys
 from pages.reader import Reader
+from ports import free_port
 from storing_registry import storing
 from waiting import wait_until
 

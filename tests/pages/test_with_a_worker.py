@@ -5,11 +5,11 @@ import os
 import re
 
 import pytest
-from e2e.test_up import free_port
 from pages import consoles
 from pages.blocks import ROOT, blocks
 from pages.claims import the_line, the_lines
 from pages.reader import CELERYS_OWN, Reader, here
+from ports import free_port
 
 #: A reader's every line starts a program; on a machine with much other work that adds up.
 pytestmark = pytest.mark.timeout(600)

@@ -46,9 +46,7 @@ def test_an_apps_own_settings_win_whether_they_are_made_before_or_after():
     assert after.conf.worker_pool == "cellwork_worker.pool:SandboxPool"
 
 
-def test_what_the_user_does_not_say_is_what_sandboxes_need(app, monkeypatch):
-    monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
-    monkeypatch.delenv("CELERY_RESULT_BACKEND", raising=False)
+def test_what_the_user_does_not_say_is_what_sandboxes_need(app):
     conf = configure(Celery("x", set_as_current=False)).conf
     assert conf.broker_url == "redis://localhost:6379/0"
     assert conf.result_backend == "redis://localhost:6379/1"

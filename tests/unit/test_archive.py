@@ -2,6 +2,8 @@
 
 import importlib
 import io
+import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -40,6 +42,40 @@ def test_the_files_lie_in_a_new_folder_that_only_the_user_can_read(tmp_path, mon
         assert root.stat().st_mode & 0o777 == 0o700
         assert (root / "shop/tasks.py").read_text() == "A = 1\n"
         assert (root / "shop/data/deep/x.bin").read_bytes() == bytes(range(256))
+
+
+def compiled(root: Path) -> list[str]:
+    return sorted(path.name.partition(".")[0] for path in root.rglob("*.pyc"))
+
+
+def test_code_that_is_compiled_ahead_is_imported_without_its_source(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "ahead_shop").mkdir()
+    (tmp_path / "ahead_shop/__init__.py").write_text("")
+    source = tmp_path / "ahead_shop/tasks.py"
+    source.write_text("A = 1\n")
+    archive.compile_ahead(str(tmp_path))
+    assert sys.dont_write_bytecode
+    times = source.stat()
+    source.write_text("A = 2\n")
+    os.utime(source, (times.st_atime, times.st_mtime))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.import_module("ahead_shop.tasks").A == 1, "it was read from the source"
+
+
+def test_what_does_not_compile_or_warns_is_left_to_its_import(tmp_path, recwarn):
+    for name, text in {"good": "A = 1", "bad": "A =", "warns": "A = 1 is 1", "data": "A = '\\d'"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    archive.compile_ahead(str(tmp_path))
+    assert compiled(tmp_path) == ["good"]
+    assert not recwarn.list
+
+
+def test_more_code_than_is_quickly_compiled_is_not_compiled_ahead(tmp_path):
+    (tmp_path / "long.py").write_text("#" * (128 << 10))
+    (tmp_path / "short.py").write_text("A = 1")
+    archive.compile_ahead(str(tmp_path))
+    assert compiled(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["../evil.py", "/etc/evil.py", "shop/../../evil.py"])

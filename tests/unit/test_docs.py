@@ -54,10 +54,8 @@ def test_every_option_and_setting_has_its_row(heading, type_):
     assert {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)} == set(type_.__struct_fields__)
 
 
-def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
+def test_the_examples_of_the_readme_run():
     """Declared, sent to a broker in memory, and imported where a library is missing. Running is tested elsewhere."""
-    monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
-    monkeypatch.delenv("CELERY_RESULT_BACKEND", raising=False)
     declared_, sent, imported = (block.text for block in blocks("README.md", "python"))
     module: dict[str, object] = {"__name__": "readme"}
     exec(compile(declared_, "README.md", "exec"), module)

@@ -3,21 +3,19 @@
 ``make fuzz EXAMPLES=50000`` is the long form.
 """
 
+import importlib
 import os
 import re
-import runpy
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kombu.utils.json import dumps
 
-import cellwork_worker
 from cellwork import outcome
 from cellwork_worker.frames import FRAME_MAX_BYTES, Broken, Frame, FrameParser
 
@@ -36,7 +34,7 @@ fuzzed = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
-Wire = runpy.run_path(str(Path(cellwork_worker.__file__).parent / "runner" / "wire.py"))["Wire"]
+Wire = importlib.import_module("cellwork_worker.runner.wire").Wire
 
 
 class Recorded(Wire):

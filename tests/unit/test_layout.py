@@ -1,5 +1,6 @@
 """The layout of the repository: what shadows nothing, and what is imported by nobody."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +49,16 @@ def test_the_runner_needs_the_standard_library_only():
             for name in names:
                 top = name.partition(".")[0]
                 assert top in allowed or top in {"celery", "cellwork"}, f"{file.name} imports {name}"
+
+
+def test_both_packages_say_that_they_have_types():
+    for package in ("queue/cellwork", "workers/cellwork_worker"):
+        assert (ROOT / package / "py.typed").exists()
+
+
+def test_the_test_run_fails_without_an_engine_and_names_what_to_install():
+    env = {**os.environ, "DOCKER_HOST": "unix:///nowhere.sock"}
+    ran = subprocess.run([ROOT / "scripts/test.sh"], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "no engine answers at DOCKER_HOST=unix:///nowhere.sock" in ran.stderr
+    assert "test: the tests need a Docker engine; as root, run: apt-get install docker.io" in ran.stderr

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cellwork.errors import EngineUnavailable, ImageUnavailable, InvalidSpec, PayloadTooLarge, PolicyViolation
 from cellwork.spec import ContainerSpec, parse
-from cellwork_worker.executors.kubernetes import manifest, refusals, status, template
+from cellwork_worker.executors.kubernetes import manifest, refusals, shell, status, template
 from cellwork_worker.executors.kubernetes.limiter import Limiter
 from cellwork_worker.executors.kubernetes.objects import Pod
 from cellwork_worker.hardening import harden
@@ -97,6 +97,30 @@ def test_a_command_keeps_the_images_entry_point_unless_it_says_one():
     assert plain["args"] == ["python3", "-c", "code"]
     said = manifest.pod(launch(payload=None, entrypoint="tini"))["spec"]["containers"][0]
     assert said["command"] == ["tini"]
+
+
+@pytest.mark.parametrize("argv", [("sh", "-c", "true"), ("/bin/bash", "script")])
+def test_a_command_that_a_shell_runs_is_measured_by_that_shell(argv):
+    one = msgspec.structs.replace(launch(payload=None), argv=argv)
+    args = manifest.pod(one)["spec"]["containers"][0]["args"]
+    assert (args[:2], args[3:]) == ([argv[0], "-c"], [argv[0], *argv])
+
+
+@pytest.mark.parametrize(
+    ("message", "used"),
+    [
+        ("memory.peak 900\nusage_usec 1500000\ninactive_file 300\nactive_file 100\n", (1.5, 500)),
+        ("memory.max_usage_in_bytes 900\ncpuacct.usage 20000000\nactive_file 9\ntotal_active_file 100", (0.02, 800)),
+        ("memory.peak 100\ninactive_file 300", (None, 0)),
+        ("", (None, None)),
+        ("memory.peak -1\nusage_usec 1e9", (None, None)),
+        ("memory.peak ١٢\nusage_usec " + "9" * 4000, (None, None)),
+        ("words of the command's own\nmemory.peak 1 2", (None, None)),
+    ],
+)
+def test_what_a_shell_tells_is_taken_where_it_is_an_amount(message, used):
+    found = shell.figures(message)
+    assert (found.get("cpu_seconds"), found.get("peak_memory_bytes")) == used
 
 
 @pytest.mark.parametrize(

@@ -294,15 +294,49 @@ def test_sigterm_runs_finally_blocks_and_gives_no_outcome():
     assert ran.code == 128 + signal.SIGTERM
 
 
+def test_a_short_task_imports_nothing_that_is_slow_to_import(python):
+    command = [python, "-c", "import sys; print(*sys.modules)"]
+    before = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    ran = run("import sys\ndef run(): return list(sys.modules)", python)
+    slow = {"json", "re", "enum", "collections", "functools", "threading", "signal", "typing"}
+    assert {*ran.outcome.value} & slow <= {*before}
+
+
+def test_a_runner_that_comes_as_source_alone_is_compiled_there(monkeypatch):
+    sources = bootstrap(ready=False)
+    assert len(sources) < len(bootstrap()) / 2
+    monkeypatch.setitem(globals(), "bootstrap", lambda: sources)
+    assert run("def run(): return 1").outcome == outcome.Success(1)
+
+
 def test_a_runner_whose_worker_left_before_the_payload_ends_by_itself():
     process = start()
     assert process.stdin is not None
     process.stdin.close()
     wait_until(lambda: process.poll() is not None, what="the runner to end")
     assert process.returncode == 75, "docs/protocol.md"
+    assert process.stdout.read() == b"\ncellwork: standard input ended before the task came; nothing was run\n"
     for stream in (process.stdout, process.stderr):
         assert stream is not None
         stream.close()
+
+
+def test_a_runner_whose_payload_does_not_come_gives_up_and_says_so():
+    process = start()
+    # Its own alarm would come after a minute.
+    wait_until(lambda: process.poll() is not None or catches(process.pid, signal.SIGALRM), what="the runner to wait")
+    process.send_signal(signal.SIGALRM)
+    assert process.stdout.read() == b"\ncellwork: standard input ended before the task came; nothing was run\n"
+    assert process.wait() == 75
+    for stream in (process.stdin, process.stdout, process.stderr):
+        stream.close()
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether that process has a handler of its own for the signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1]
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def test_a_runner_stays_with_its_outcome_until_its_worker_lets_go_of_it():

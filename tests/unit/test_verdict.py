@@ -171,14 +171,38 @@ def test_what_cannot_be_taken_is_named():
     assert "9 bytes" in str(verdict.error(LAUNCH, TooLarge(9, 8)))
 
 
-def test_a_sandbox_that_never_got_its_task_is_lost_and_only_where_its_first_worker_died():
+NO_TASK = b"\ncellwork: standard input ended before the task came; nothing was run\n"
+
+
+@pytest.mark.parametrize(
+    ("ended", "tail"),
+    [
+        (Exit(code=75), NO_TASK),
+        (Exit(code=75, adopted=True), b"printed by an import" + NO_TASK),
+        # Its engine ended as well, and lost what it printed.
+        (Exit(code=75, adopted=True), b""),
+        (Exit(code=75, unseen=True), b""),
+    ],
+)
+def test_a_sandbox_that_never_got_its_task_is_lost(ended, tail):
     launch = msgspec.structs.replace(LAUNCH, payload=b"payload")
-    lost = verdict.lost(launch, Exit(code=75, adopted=True), b"")
+    lost = verdict.lost(launch, ended, tail)
     assert lost.infrastructure
-    assert "died before it could send" in str(lost)
-    # A body that leaves with the same status.
-    for ended, tail in ((Exit(code=75), b""), (Exit(code=75, adopted=True), b"printed")):
-        assert not verdict.lost(launch, ended, tail).infrastructure
+    assert "got no task" in str(lost)
+
+
+@pytest.mark.parametrize(
+    ("ended", "tail"),
+    [
+        (Exit(code=75), b""),
+        (Exit(code=75, adopted=True), b"printed"),
+        (Exit(code=75), NO_TASK + b"more"),
+        (Exit(code=1), NO_TASK),
+    ],
+)
+def test_a_body_that_ends_with_the_status_of_a_sandbox_without_a_task_is_not_lost(ended, tail):
+    launch = msgspec.structs.replace(LAUNCH, payload=b"payload")
+    assert not verdict.lost(launch, ended, tail).infrastructure
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"oom_kills": 0}, {"oom_kills": "9"}, {"oom_kills": [1]}, "killed"])

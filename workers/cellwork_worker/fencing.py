@@ -61,8 +61,10 @@ end
 return taken
 """
 
-#: KEYS: the token. ARGV: owner, memory in ms, '1' where the task has its outcome. Gives 1 if it was the owner's.
+#: KEYS: the token, then notes that are forgotten in any case. ARGV: owner, memory in ms, '1' where the task has its
+#: outcome. Gives 1 if it was the owner's.
 _RELEASE = """
+for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
 redis.call('HDEL', KEYS[1], 'owner', 'until')
 if ARGV[3] == '1' then
@@ -151,9 +153,13 @@ class Tokens:
         taken = self._run(_RENEW, keys, [_ms(self.lease), _ms(_KEEP_OPEN), *owners.values()])
         return {attempt: who.decode() for attempt, who in zip(owners, taken, strict=True) if who}
 
-    def finish(self, attempt: str, owner: str) -> None:
-        """It has its outcome: whoever asks again is told so."""
-        self._run(_RELEASE, [self.key(attempt)], [owner, _ms(self._keep_done), "1"])
+    def finish(self, attempt: str, owner: str, alias: str = "") -> None:
+        """It has its outcome: whoever asks again is told so.
+
+        `alias`: the sandbox that was started ahead of need and is no longer needed; empty: there was none.
+        """
+        notes = [self._broker.key("warm", alias)] if alias else []
+        self._run(_RELEASE, [self.key(attempt), *notes], [owner, _ms(self._keep_done), "1"])
 
     def give_back(self, attempt: str, owner: str) -> None:
         """It has no outcome, and this worker will not run it: the next may at once, and this one does not count."""
@@ -179,10 +185,6 @@ class Tokens:
             return None
         attempt, _, task_id = found.decode().partition(" ")
         return attempt, task_id
-
-    def forget_note(self, sandbox: str) -> None:
-        """That sandbox is no longer needed."""
-        self._broker.client.delete(self._broker.key("warm", sandbox))
 
     def look(self, attempt: str) -> Holding:
         """How it stands."""

@@ -197,9 +197,7 @@ class Leases:
         while self._finished:
             job = self._finished[0]
             if job.owner is not None:
-                self._tokens.finish(job.sandbox, job.owner)
-            if job.alias:
-                self._tokens.forget_note(job.alias)
+                self._tokens.finish(job.sandbox, job.owner, job.alias)
             self._finished.popleft()
 
     def _renew(self) -> None:

@@ -27,7 +27,7 @@ logger = logging.getLogger("cellwork.worker")
 _WAITING, _BATCH = 10_000, 200
 
 #: Seconds that the writer lets runs gather; and until it tries again where Redis does not answer: first, and at most.
-_LINGER, _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 0.5, 10.0
+_LINGER, _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 0.5, 10.0
 
 #: Seconds that a worker that shuts down waits for the last ones.
 _CLOSE_TIMEOUT = 5.0

@@ -4,6 +4,7 @@ One thread a slot runs Celery's own trace of a task, in which only the body is r
 Celery must be told is told in the thread of its event loop, as its prefork pool does, so no state here needs a lock.
 """
 
+import gc
 import logging
 import os
 import queue
@@ -84,6 +85,10 @@ class SandboxPool(BasePool):
         for task in list(self.app.tasks.values()):
             body.replace(task, self._worker.supervisor)
         self._worker.announce()
+        # What is here now stays for good. Without it a full collection costs little and comes before much has piled up:
+        # of a task that fails, Celery's copy of the traceback is megabytes.
+        gc.collect()
+        gc.freeze()
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Called at every (re)connection: the event loop forgets its readers when a connection breaks."""

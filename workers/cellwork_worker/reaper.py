@@ -23,6 +23,7 @@ from cellwork_worker.executors.base import Executor, Sandbox
 from cellwork_worker.executors.registry import Executors
 from cellwork_worker.fencing import Holding, Tokens
 from cellwork_worker.launch import attempt_of
+from cellwork_worker.namespaces import Namespaces
 
 logger = logging.getLogger("cellwork.worker")
 
@@ -185,8 +186,8 @@ def reap(app: Celery, *, executor: str | None = None, dry_run: bool) -> list[tup
         redis.RedisError, cellwork.errors.CellworkError
     """
     current = settings.load(app)
-    executors = Executors(current, worker="reap")
     broker = Broker(app)
+    executors = Executors(current, worker="reap", namespaces=Namespaces(broker))
     try:
         reaper, place = Reaper(app, broker, Tokens(broker, "reap")), executors(executor or current.executor)
         found = reaper.find(place) if dry_run else reaper.reap(place)

@@ -120,7 +120,7 @@ class Supervisor:
         while True:
             try:
                 ready = self._images.ensure(body.name, spec, executor, job)
-                launch = self._launch(body, job, ready, args, kwargs)
+                launch = self._launch(name, body, job, ready, args, kwargs)
                 returned = self._once(name, executor, launch, body, job, again=again)
             except OutOfMemory as error:
                 spec = self._memory.more(spec, executor, job, error)
@@ -227,7 +227,7 @@ class Supervisor:
         # "docker" means a sandbox on the worker's own host; which kind of sandbox, that host decides.
         return self._settings.executor if asked == "docker" else asked
 
-    def _launch(self, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs) -> Launch:
+    def _launch(self, name: str, body: Body, job: Job, spec: ContainerSpec, args: Args, kwargs: Kwargs) -> Launch:
         launch_id = launches.sandbox_name(job.id, int(body.request.retries or 0), job.start)
         labels = launches.labels(self._labels, body.name, job.id, spec)
         labels |= launches.attempt_labels(launch_id, route(job.args[2])[1])
@@ -257,7 +257,8 @@ class Supervisor:
         launches.check_size(body.name, len(ahead), len(task), self._settings.payload_max_bytes)
         return replace(
             one,
-            argv=(spec.python or "python3", "-c", bootstrap()),
+            # A pod's is in each event of each pod that a worker sees.
+            argv=(spec.python or "python3", "-c", bootstrap(ready=name != "kubernetes")),
             env=env,
             payload=ahead + task,
             ahead=len(ahead),

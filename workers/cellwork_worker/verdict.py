@@ -26,6 +26,9 @@ from cellwork_worker.launch import Launch
 #: What the runner ends with when its standard input ends before the payload has arrived (docs/protocol.md).
 _NO_PAYLOAD = 75
 
+#: What it prints before that: see the same in runner/wire.py.
+_NO_TASK = b"\ncellwork: standard input ended before the task came; nothing was run\n"
+
 #: Exceptions of Celery's that mean something to its trace, by the names that a body raises them under.
 _CELERY: dict[str, type[Exception]] = {
     "celery.exceptions.Ignore": Ignore,
@@ -65,13 +68,23 @@ def lost(launch: Launch, exit_: Exit, tail: bytes) -> CellworkError | TimeLimitE
         )
     if exit_.unseen and exit_.code == 0:
         return SandboxLost(f"{where} ended while the engine was away, and its outcome went with what it printed last")
-    if exit_.adopted and exit_.code == _NO_PAYLOAD and launch.payload is not None and not tail:
-        return SandboxLost(f"{where} got no task: the worker that had started it died before it could send that")
+    if _had_no_task(launch, exit_, tail):
+        return SandboxLost(
+            f"{where} got no task: the worker that had started it died, or the connection to its engine broke, before "
+            f"that had arrived"
+        )
     printed = f". It printed last:\n{_text(tail)}" if tail else ""
     return NoOutcome(
         f"{where} ended by itself with status {exit_.code}{detail} and gave no outcome: its process left "
         f"(os._exit, a crash of the interpreter, a signal of its own) before the body had returned{printed}"
     )
+
+
+def _had_no_task(launch: Launch, exit_: Exit, tail: bytes) -> bool:
+    """Whether no body can have run in it. An engine that ends loses what is printed meanwhile."""
+    if launch.payload is None or exit_.code != _NO_PAYLOAD:
+        return False
+    return tail.endswith(_NO_TASK) or ((exit_.adopted or exit_.unseen) and not tail)
 
 
 def _stopped(launch: Launch, exit_: Exit) -> bool:

@@ -24,7 +24,7 @@ from cellwork.learned import Needs
 from cellwork.routing import KUBERNETES_QUEUE
 from cellwork.settings import Settings
 from cellwork.usagestore import UsageStore
-from cellwork_worker import canvas, delivery, heartbeat, logs, policy, resultmeta, storing, tracing
+from cellwork_worker import canvas, delivery, heartbeat, logs, outcomes, policy, resultmeta, startup, storing, tracing
 from cellwork_worker.executors.base import Executor
 from cellwork_worker.executors.registry import Executors
 from cellwork_worker.fencing import Claim, Tokens
@@ -35,6 +35,7 @@ from cellwork_worker.launch import sandbox_name, worker_labels
 from cellwork_worker.lease import Leases
 from cellwork_worker.memory import Memory
 from cellwork_worker.metering import Metering, route
+from cellwork_worker.namespaces import Namespaces
 from cellwork_worker.pods import Pods
 from cellwork_worker.reaper import Reaper, Reaping
 from cellwork_worker.room import Room
@@ -59,7 +60,7 @@ class Worker:
         self.settings = _settings(app)
         self.broker = Broker(app)
         boot = uuid.uuid4().hex[:12]
-        self.executors = Executors(self.settings, name, self.broker.id, boot)
+        self.executors = Executors(self.settings, name, self.broker.id, boot, Namespaces(self.broker))
         rules = policy.load(self.settings.policy)
         if self.settings.executor in ("process", "inline"):
             # Anybody's command would run as the worker's own user.
@@ -84,6 +85,7 @@ class Worker:
         otel.tracer()
         storing.watch()
         resultmeta.tell()
+        outcomes.store_at_once()
         pods = Pods(app, self.broker, self.leases, self.settings)
         self.room = Room(self.settings)
         self.supervisor = Supervisor(
@@ -254,8 +256,12 @@ class Worker:
         if client is None or not hasattr(client, "set"):
             return fresh.encode()
         key = f"cellwork:{self.settings.installation}:secret"
-        client.set(key, fresh, nx=True)
-        return bytes(client.get(key))
+
+        def agree() -> bytes:
+            client.set(key, fresh, nx=True)
+            return bytes(client.get(key))
+
+        return startup.connected(app, agree)
 
 
 def _settings(app: Any) -> Settings:

@@ -24,6 +24,7 @@ def node(engine) -> Iterator[Node]:
 def server(node) -> Iterator[ApiServer]:
     server = ApiServer(node.logs)
     node.serve(server.store)
+    server.metrics = node.metrics
     yield server
     server.close()
 

@@ -8,11 +8,13 @@ import pytest
 from emulator.apiserver import ApiServer, dispatchers_rights
 from kubernetes.config import incluster_config
 from podruns import INSTALLATION, Running, launch
+from waiting import wait_until
 
-from cellwork_worker.executors.kubernetes import KubernetesExecutor, api
+from cellwork_worker.executors.kubernetes import KubernetesExecutor, connection, samples
 
 
-def test_a_worker_uses_every_right_that_it_is_given_and_no_other(make_executor, server):
+def test_a_worker_uses_every_right_that_it_is_given_and_no_other(make_executor, server, monkeypatch):
+    monkeypatch.setattr(samples, "_PERIOD", 0.1)
     # The server refuses all others, here and in every other test.
     server.used.clear()
     first, second = make_executor("one"), make_executor("two")
@@ -23,6 +25,12 @@ def test_a_worker_uses_every_right_that_it_is_given_and_no_other(make_executor, 
     assert Running(second, one).exit().adopted
     second.discard(one.id)
     second._remover.wait()
+    # What only a pod that runs for a while needs.
+    long = Running(first, launch("sleep 300"))
+    assert long.started.wait(60)
+    wait_until(lambda: server.used >= dispatchers_rights(), timeout=60, what="all rights to be used")
+    first.stop(long.launch.id, 9)
+    long.exit()
     assert server.used == dispatchers_rights()
 
 
@@ -40,7 +48,7 @@ def inside(tmp_path, monkeypatch, node):
     (tmp_path / "namespace").write_text("jobs-inside\n")
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(cert))
-    monkeypatch.setattr(api, "_NAMESPACE_FILE", tmp_path / "namespace")
+    monkeypatch.setattr(connection, "_NAMESPACE_FILE", tmp_path / "namespace")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
     monkeypatch.delenv("KUBECONFIG", raising=False)

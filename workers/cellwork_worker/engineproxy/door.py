@@ -222,9 +222,9 @@ async def _one_way(
     try:
         await asyncio.wait((down, gone), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        unfinished = [task for task in (down, gone) if not task.done()]
-        for task in unfinished:
+        for task in (down, gone):
             task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
+        # Also of one that is over: that its connection broke is an end like any other.
+        await asyncio.gather(down, gone, return_exceptions=True)
     if down.done() and not down.cancelled():
         down.result()

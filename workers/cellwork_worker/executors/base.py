@@ -90,6 +90,31 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     needed: bool = False
 
 
+class Names(Protocol):
+    """Names that an executor wants remembered, for all workers of its installation and for longer than they live."""
+
+    def add(self, name: str) -> None:
+        """Remember it. Never raises."""
+
+    def all(self) -> Set[str]:
+        """Those that are known. Never raises."""
+
+
+class InMemory:
+    """The same, for this process alone."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def add(self, name: str) -> None:
+        """See `Names`."""
+        self._names.add(name)
+
+    def all(self) -> Set[str]:
+        """See `Names`."""
+        return frozenset(self._names)
+
+
 class Executor(Protocol):
     """Makes and ends sandboxes. Its methods are called from several threads at once."""
 

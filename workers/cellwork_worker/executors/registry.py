@@ -4,7 +4,7 @@ import threading
 
 from cellwork.errors import EngineUnavailable, InvalidSpec
 from cellwork.settings import Settings
-from cellwork_worker.executors.base import Executor
+from cellwork_worker.executors.base import Executor, Names
 from cellwork_worker.executors.inline import InlineExecutor
 from cellwork_worker.executors.process import ProcessExecutor
 
@@ -12,12 +12,18 @@ from cellwork_worker.executors.process import ProcessExecutor
 class Executors:
     """One executor of each kind for a worker."""
 
-    def __init__(self, settings: Settings, worker: str, broker: str = "", boot: str = "") -> None:
-        """All are labels on every sandbox: see `cellwork_worker.launch.worker_labels`."""
+    def __init__(
+        self, settings: Settings, worker: str, broker: str = "", boot: str = "", namespaces: Names | None = None
+    ) -> None:
+        """Args:
+        settings, worker, broker, boot: on every sandbox, as labels: see `cellwork_worker.launch.worker_labels`.
+        namespaces: with pods of the installation; None: those that this process uses.
+        """
         self._settings = settings
         self._worker = worker
         self._broker = broker
         self._boot = boot
+        self._namespaces = namespaces
         self._lock = threading.Lock()
         self._made: dict[str, Executor] = {}
 
@@ -90,4 +96,5 @@ class Executors:
             limits=Limits(
                 rate=settings.kube_qps, followers=settings.log_followers, keep_failed_for=settings.keep_failed_for
             ),
+            names=self._namespaces,
         )

@@ -1,8 +1,9 @@
 """Values: JSON with Celery's extra types (docs/protocol.md, "Values"); their modules are loaded when one is met."""
 
 import binascii
-import json
 import sys
+
+from . import text
 
 MAX_DEPTH = 100
 
@@ -57,7 +58,7 @@ def encode(value):
     Raises:
         Invalid: JSON cannot carry it.
     """
-    return json.dumps(_plain(value, "$", 0), allow_nan=False)
+    return text.dumps(_plain(value, "$", 0))
 
 
 def _plain(value, path, depth):
@@ -91,7 +92,7 @@ def _key(key, path):
     if isinstance(key, str):
         return str.__str__(key)
     if key is None or isinstance(key, (bool, int, float)):
-        return json.dumps(key)  # as Celery's own JSON does
+        return text.dumps(key)  # as Celery's own JSON does
     raise Invalid("a key of %s is %.80r, of type %s; keys must be strings" % (path, key, type(key).__name__))
 
 

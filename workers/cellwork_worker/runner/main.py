@@ -1,19 +1,23 @@
 """The program: prepare, read the task, call its body, send the outcome, leave."""
 
+import _signal as signal  # the signal module makes enums of its names, and needs the enum module for that
 import importlib
-import json
 import os
-import signal
 import stat
 import sys
 import time
 
-from . import archive, body, codec, output, standins, usage
+from . import archive, body, codec, output, standins, text, usage
 from . import task as task_
-from .wire import READY, Wire, read_payload
+from .wire import NO_TASK, READY, Wire, read_payload
 
-#: Exit status where standard input ended before the payload had arrived: the worker has died, and no body ran.
+#: Exit status where standard input ended before the payload had arrived: the worker has died, or its way to here is
+#: broken, and no body ran.
 NO_PAYLOAD = 75
+
+#: Seconds without a byte of the payload after which it is given up, in a sandbox that was started for its task: it was
+#: on its way when an engine with live-restore restarted, which leaves standard input open for ever.
+PATIENCE = 60
 
 #: Seconds that the runner waits for its worker to take the outcome. An engine that restarts reads on what a running
 #: container prints; what one printed that ended meanwhile is lost.
@@ -31,30 +35,44 @@ def _on_term(number, frame):
 def main():
     # As process 1, a signal without a handler is ignored.
     signal.signal(signal.SIGTERM, _on_term)
+    signal.signal(signal.SIGALRM, lambda number, frame: _end_without_task())
     warm = sys.argv[1:] == ["warm"]
     del sys.argv[1:]
     try:
-        ahead = read_payload(0)
-        failed = _prepare(*ahead) if ahead else None
+        ahead = read_payload(0, PATIENCE)
+        failed = _prepare(*ahead, warm) if ahead else None
         if warm:
             _flush()
             os.write(1, READY)
-        payload = read_payload(0)
+        payload = read_payload(0, 0 if warm else PATIENCE)
         if payload is None:
-            os._exit(NO_PAYLOAD)
+            _end_without_task()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         _run(payload[0], failed)
     except Terminated:
         _flush()
         os._exit(128 + signal.SIGTERM)
 
 
-def _prepare(header, bundle):
-    """What needs no task yet. Returns the error that the task is to end with, if one was raised."""
+def _end_without_task():
+    _flush()
+    try:
+        os.write(1, NO_TASK)
+    except OSError:
+        pass  # nobody listens; the status says it as well
+    os._exit(NO_PAYLOAD)
+
+
+def _prepare(header, bundle, warm):
+    """What needs no task yet; where that is far, more. Returns the error that the task is to end with, if any."""
     try:
         output.install()
         standins.install()
         if header["code"] == "ship":
-            sys.path.insert(0, archive.unpack(bundle))
+            root = archive.unpack(bundle)
+            sys.path.insert(0, root)
+            if warm:
+                archive.compile_ahead(root)
         for name in header["preload"]:
             importlib.import_module(name)
     except Terminated:
@@ -70,7 +88,7 @@ def _run(header, failed):
     started = time.time()
     outcome = body.failure(failed) if failed else _outcome(header, wire)
     _flush()
-    wire.send("usage", json.dumps(usage.measure(time.time() - started)))
+    wire.send("usage", text.dumps(usage.measure(time.time() - started)))
     wire.send("end", "null", stream=2)
     wire.last("outcome", outcome)
     _linger(feed)
@@ -103,7 +121,7 @@ def _outcome(header, wire):
         args, kwargs = codec.decode(header["args"]), codec.decode(header["kwargs"])
 
         def send_state(state, meta):
-            wire.send("state", '{"state": %s, "meta": %s}' % (json.dumps(state), codec.encode(meta)))
+            wire.send("state", '{"state": %s, "meta": %s}' % (text.dumps(state), codec.encode(meta)))
 
         running = task_.Running(header, args, kwargs, send_state)
         os.environ.update(header.pop("secrets", {}))

@@ -1,9 +1,11 @@
 """The wire: two parts of a payload in, frames out (docs/protocol.md)."""
 
-import json
+import _signal as signal
+import _thread
 import os
 import struct
-import threading
+
+from . import text
 
 #: POSIX keeps a write of this size to a pipe whole.
 FRAME_MAX_BYTES = 4096
@@ -15,26 +17,32 @@ _PART_CHARS = 1900
 #: but when the sandbox is taken.
 READY = b"\n\0cellwork-ready\n"
 
+#: What a sandbox prints last that ends without having got a task: the task may be given to another one.
+NO_TASK = b"\ncellwork: standard input ended before the task came; nothing was run\n"
+
 #: The kubelet makes this file in a pod, and shows up to 4096 bytes of it in the pod's status.
 _LAST_WORDS = "/dev/termination-log"
 
 
-def read_payload(fd):
-    """The next part's header and data; None where the worker left before it sent one."""
-    head = _read(fd, 12)
+def read_payload(fd, patience):
+    """The next part's header and data; None where the worker left before it sent one. SIGALRM comes where nothing
+    arrives for `patience` seconds; 0: never."""
+    head = _read(fd, 12, patience)
     if head is None:
         return None
     size, header_size = struct.unpack(">QI", head)
-    rest = _read(fd, size - 4)
+    rest = _read(fd, size - 4, patience)
     if rest is None:
         return None
-    return json.loads(rest[:header_size].decode("ascii")), rest[header_size:]
+    return text.loads(rest[:header_size].decode("ascii")), rest[header_size:]
 
 
-def _read(fd, size):
+def _read(fd, size, patience):
     chunks, left = [], size
     while left:
+        signal.alarm(patience)
         chunk = os.read(fd, min(left, 1 << 20))
+        signal.alarm(0)
         if not chunk:
             return None
         chunks.append(chunk)
@@ -48,7 +56,7 @@ class Wire:
     def __init__(self, nonce):
         self._nonce = nonce.encode("ascii")
         self._fds = {1: os.dup(1), 2: os.dup(2)}
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
 
     def send(self, kind, document, stream=1):
         """Send a message. `document`: JSON text, ASCII."""
@@ -58,7 +66,7 @@ class Wire:
         else:
             pieces = [document[i : i + _PART_CHARS] for i in range(0, len(document), _PART_CHARS)]
             frames = [
-                self._frame(json.dumps({"kind": kind, "part": i, "of": len(pieces), "text": piece}))
+                self._frame(text.dumps({"kind": kind, "part": i, "of": len(pieces), "text": piece}))
                 for i, piece in enumerate(pieces)
             ]
         with self._lock:

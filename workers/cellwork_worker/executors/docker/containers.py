@@ -1,5 +1,6 @@
 """The life of a container: create, join a namespace, attach, start, remove."""
 
+import logging
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,6 +19,11 @@ from .holders import Holders, may_join
 from .images import pull
 from .removal import Remover
 from .stream import Attached
+
+logger = logging.getLogger("cellwork.worker")
+
+#: When a container was started that never was.
+_NEVER = "0001-01-01T00:00:00Z"
 
 
 @dataclass(eq=False)
@@ -51,6 +57,8 @@ class Containers:
         self.holders = Holders(engine, labels, self._declared)
         self.remover = Remover(engine)
         self._log_max_bytes = log_max_bytes
+        #: Ids of those that have not got their task and never will, and may still be there.
+        self._unused: set[str] = set()
 
     def start(self, launch: Launch) -> tuple[Container, Attached] | None:
         """Create, attach and start. None: there is a container with this name already.
@@ -68,7 +76,7 @@ class Containers:
                 self.remove(container)
                 raise self._refusal(launch, error) from error
         # The holder may have gone; a namespace of its own needs none.
-        self.remover.now(container.id)
+        self._clear(container.id)
         self.holders.discard(container.holder)
         container = self._create(launch, join=False)
         if container is None:
@@ -91,9 +99,9 @@ class Containers:
             found = client.inspect_container(name)
         except NotFound:
             return None
-        if found["State"]["Status"] == "created":
-            # Created by a worker that died before it could start it: nothing has run in there.
-            self.remover.now(name)
+        if found["State"]["StartedAt"] == _NEVER or found["Id"] in self._unused:
+            # Nothing has run in there: the worker died, or its engine went away, before it had started it.
+            self._clear(name)
             return None
         warm = "cellwork.warm" in found["Config"]["Labels"]
         container = Container(name, found["Id"], launch.spec.image or "", None, warm, found["Image"])
@@ -101,6 +109,14 @@ class Containers:
             return container, self.followed(container, patience=0)
         except NotFound:
             return None
+
+    def began(self, name: str) -> bool:
+        """Whether anything has run, or may have run, in the container of that name."""
+        try:
+            state = self.engine.client.inspect_container(name)["State"]
+        except NotFound:
+            return False
+        return bool(state["StartedAt"] != _NEVER)
 
     def image_bytes(self, image: str | None) -> int | None:
         """The size of the image that sandboxes of that name are made of; None: not known."""
@@ -135,20 +151,37 @@ class Containers:
 
         return Followed(open_log, runs, patience)
 
-    def remove(self, container: Container, name: str | None = None) -> None:
+    def remove(self, container: Container, name: str | None = None, *, ending: bool = False) -> None:
         """Kill and remove in the background; its network namespace is free when that is done.
 
-        `name`: what `find` is asked for meanwhile, where that is not the name it was created with.
+        Args:
+            container: it.
+            name: what `find` is asked for meanwhile, where that is not the name it was created with.
+            ending: it is about to end by itself.
         """
 
         def leave(removed: bool) -> None:
             if removed:
+                self._unused.discard(container.id)
                 self.left(container)
             elif container.holder is not None:
                 # It may still be in there.
                 self.holders.discard(container.holder)
 
-        self.remover.later(name or container.name, container.id, leave)
+        self.remover.later(name or container.name, container.id, leave, ending=ending)
+
+    def _clear(self, name: str) -> None:
+        """Remove what nothing has run in, so that its name is free."""
+        try:
+            self.remover.now(name)
+        except APIError as error:
+            # An engine that ended while it made one may keep it for ever: "device or resource busy".
+            logger.warning("container %s, in which nothing has run, cannot be removed: %s", name, answer(error))
+
+    def drop(self, container: Container) -> None:
+        """Remove one that has not got its task, in the background, and never adopt it where the engine is away now."""
+        self._unused.add(container.id)
+        self.remove(container)
 
     def left(self, container: Container) -> None:
         """It is gone: another may use its network namespace."""
@@ -166,18 +199,24 @@ class Containers:
 
     def _attach_and_start(self, launch: Launch, container: Container) -> Attached:
         client = self.engine.client
-        streams = None
+        streams, begins = None, False
         try:
             wanted = {"stdin": int(launch.payload is not None), "stdout": 1, "stderr": 1, "stream": 1}
             streams = Attached(client.attach_socket(container.id, wanted))
             if launch.payload is None:
-                launch.confirm()  # with no payload to wait for, the body begins with the start
+                launch.confirm()
+                begins = True  # with no payload to wait for, the body begins with the start
             client.start(container.id)
         except BaseException as error:
             if streams is not None:
                 streams.close()
-            if not isinstance(error, APIError):
-                self.remove(container)
+            if isinstance(error, APIError):
+                raise
+            if not begins:
+                self.drop(container)
+            elif container.holder is not None:
+                # It may run, and is then adopted; who that is knows nothing of the namespace it uses.
+                self.holders.discard(container.holder)
             raise
         return streams
 

@@ -15,6 +15,7 @@ from docker.utils import kwargs_from_env
 
 from cellwork.errors import EngineUnavailable
 
+from .client import Client
 from .sockets import knock, pool_connections
 from .tunnel import Tunnel
 
@@ -88,8 +89,9 @@ class Engine:
         if self._client is not None:
             return
         try:
-            client = docker.APIClient(**settings)
+            client = Client(**settings)
             pool_connections(client, ANSWER_TIMEOUT, MAX_CONNECTIONS)
+            client.go_direct(MAX_CONNECTIONS)
             self.podman = any(part.get("Name") == "Podman Engine" for part in client.version().get("Components") or ())
             self._client = client
         except (requests.RequestException, DockerException) as error:

@@ -296,7 +296,8 @@ class DockerExecutor:
 
     def _remove(self, launch_id: str, sandbox: RunningSandbox) -> None:
         sandbox.over.set()
-        self._containers.remove(sandbox.container, None if sandbox.doubled else launch_id)
+        # Its streams are closed, so a runner leaves; a command has ended.
+        self._containers.remove(sandbox.container, None if sandbox.doubled else launch_id, ending=True)
 
     def _exit(self, launch: Launch, sandbox: RunningSandbox) -> Exit:
         try:

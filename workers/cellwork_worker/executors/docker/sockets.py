@@ -1,7 +1,7 @@
-"""One pool of connections to the engine's socket.
+"""One pool of connections to the engine's socket, for what is streamed (client.py has the rest).
 
 docker-py keeps a pool for every URL, and each container has URLs of its own: every request would connect anew, and
-close what another one had left open. That was a sixth of the worker's processor time for a cold task.
+close what another one had left open.
 """
 
 import socket

@@ -9,7 +9,7 @@ from signal import SIGKILL, Signals
 
 from docker.errors import APIError
 
-from cellwork.errors import EngineUnavailable
+from cellwork.errors import EngineUnavailable, SandboxLost
 from cellwork_worker.launch import Launch
 
 from .containers import Container, Containers
@@ -63,7 +63,7 @@ class Starter:
         """One with the task in it. `over` is to be called in any case.
 
         Raises:
-            EngineUnavailable, ImageUnavailable, StartTimeout, InvalidSpec.
+            EngineUnavailable, ImageUnavailable, StartTimeout, InvalidSpec, SandboxLost.
         """
         return self._claimed(launch) or self._found(launch, launch.alias) or self._new(launch)
 
@@ -108,8 +108,9 @@ class Starter:
                 return RunningSandbox(container, streams, chunks(streams.read, Demux()))
             if (found := self._found(launch, launch.id)) is not None:
                 return found
-        raise EngineUnavailable(
-            f"task {launch.task}: the engine has a sandbox {launch.id} that can be neither used nor replaced"
+        raise SandboxLost(
+            f"task {launch.task}: the engine has a container {launch.id} that it can neither start nor remove, so the "
+            f"task gets a sandbox of another name; remove that one once the engine can (docker rm -f)"
         )
 
     def _drop(self, warm: Warm) -> None:
@@ -125,7 +126,7 @@ class Starter:
             with engine.errors(f"to rename sandbox {sandbox.container.name} to {launch.id}"):
                 engine.client.rename(sandbox.container.id, launch.id)
         except APIError as error:
-            if name_taken(error):
+            if name_taken(error) and self._containers.began(launch.id):
                 logger.error("task %s[%s] has a sandbox already; the second one is ended", launch.task, launch.task_id)
                 sandbox.doubled = True
                 engine.client.kill(sandbox.container.id, Signals(SIGKILL).name)
@@ -144,7 +145,7 @@ class Starter:
                 streams.write(payload)
         except BaseException:
             streams.close()
-            self._containers.remove(container)
+            self._containers.drop(container)
             raise
         if direct:
             return

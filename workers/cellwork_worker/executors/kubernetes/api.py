@@ -1,92 +1,61 @@
-"""The API server: the only place that calls the Kubernetes SDK."""
+"""What is asked of the API server."""
 
-import logging
-import os
-import random
-import threading
-import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urlencode
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 import msgspec
-from kubernetes import client, config
-from urllib3 import BaseHTTPResponse, PoolManager, Timeout
+from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 
 from cellwork.errors import EngineUnavailable
 
-from . import refusals
-from .limiter import Limiter
-from .objects import Pod, PodList, Refusal, WatchEvent
-
-logger = logging.getLogger("cellwork.worker")
-
-#: Seconds for a connection, and for an answer.
-_CONNECT, _ANSWER = 5.0, 30.0
+from .connection import ANSWER, Connection, Refused
+from .objects import Pod, PodList, PodMetrics, PodMetricsList, WatchEvent
 
 #: Seconds after which the server ends a watch by itself; a load balancer in between may do so sooner.
 _WATCH = 300
 
-#: Tries of a request that meets a moment's trouble, and seconds before the second; doubled for each further one.
-_TRIES, _PAUSE, _LONGEST_PAUSE = 6, 0.25, 8.0
-
 #: Of a line in a watch, far above the largest pod that etcd takes (1.5 MiB).
 _EVENT_BYTES = 4 << 20
 
-_HEADERS = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "cellwork"}
-
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+T = TypeVar("T")
 
 
-class Refused(Exception):
-    """The API server said no."""
+@dataclass(frozen=True)
+class Selection:
+    """What a list and a watch look at."""
 
-    def __init__(self, status: int, said: Refusal) -> None:
-        super().__init__(said.message)
-        self.status = status
-        self.said = said
+    #: ``pods``, ``events`` …
+    kind: str
+    namespace: str
+    #: Which of them: ``labelSelector``, ``fieldSelector``.
+    query: Mapping[str, str] = field(default_factory=dict)
 
 
 class Api:
-    """A client that connects on first use: with the service account inside a cluster, else with KUBECONFIG."""
+    """Connects on first use."""
 
     def __init__(self, *, context: str | None, rate: float, connections: int) -> None:
-        """Args:
-        context: of the kubeconfig; None: its current one.
-        rate: requests a second, of which watches and followed logs are one each.
-        connections: kept open.
-        """
-        self._context = context
-        self._connections = connections
-        self._limiter = Limiter(rate, max(1, int(2 * rate)))
-        self._lock = threading.Lock()
-        self._settings: client.Configuration | None = None
-        self._pool: PoolManager | None = None
-        self._namespace = "default"
-        #: Requests made so far, by verb.
-        self.calls: dict[str, int] = {}
+        """See `Connection`."""
+        self._connection = Connection(context=context, rate=rate, connections=connections)
 
     @property
     def namespace(self) -> str:
-        """The service account's own, or the kubeconfig context's; ``default`` where neither names one.
-
-        Raises:
-            EngineUnavailable: there is no configuration.
-        """
-        self._connection()
-        return self._namespace
+        """See `Connection`. Raises EngineUnavailable."""
+        return self._connection.namespace
 
     @property
     def address(self) -> str:
-        """Where the API server is expected.
+        """See `Connection`. Raises EngineUnavailable."""
+        return self._connection.address
 
-        Raises:
-            EngineUnavailable
-        """
-        return str(self._connection()[0].host)
+    @property
+    def calls(self) -> dict[str, int]:
+        """Requests made so far, by verb."""
+        return self._connection.calls
 
     def version(self) -> str:
         """Such as ``v1.36.1``.
@@ -94,7 +63,7 @@ class Api:
         Raises:
             EngineUnavailable, Refused
         """
-        return str(msgspec.json.decode(self._ask("version", "GET", "/version").data).get("gitVersion"))
+        return str(msgspec.json.decode(self._connection.ask("version", "GET", "/version").data).get("gitVersion"))
 
     def cluster(self) -> str:
         """An id that the cluster keeps: the uid of its namespace ``kube-system``, or else its address.
@@ -103,24 +72,24 @@ class Api:
             EngineUnavailable
         """
         try:
-            answer = self._ask("get namespace", "GET", "/api/v1/namespaces/kube-system")
+            answer = self._connection.ask("get namespace", "GET", "/api/v1/namespaces/kube-system")
             return msgspec.json.decode(answer.data, type=Pod).metadata.uid
         except Refused:
             return self.address  # a role for one namespace cannot see another
 
     def create_pod(self, namespace: str, manifest: Mapping[str, Any]) -> Pod:
         """Raises EngineUnavailable, Refused (409: there is one of that name)."""
-        answer = self._ask("create pod", "POST", _path(namespace, "pods"), body=manifest)
+        answer = self._connection.ask("create pod", "POST", _path(namespace, "pods"), body=manifest)
         return msgspec.json.decode(answer.data, type=Pod)
 
     def create_secret(self, namespace: str, manifest: Mapping[str, Any]) -> None:
         """Raises EngineUnavailable, Refused (409: there is one of that name)."""
-        self._ask("create secret", "POST", _path(namespace, "secrets"), body=manifest)
+        self._connection.ask("create secret", "POST", _path(namespace, "secrets"), body=manifest)
 
     def pod(self, namespace: str, name: str) -> Pod | None:
         """None: there is no such pod. Raises EngineUnavailable, Refused."""
         try:
-            answer = self._ask("get pod", "GET", _path(namespace, "pods", name))
+            answer = self._connection.ask("get pod", "GET", _path(namespace, "pods", name))
         except Refused as refused:
             if refused.status == HTTPStatus.NOT_FOUND:
                 return None
@@ -134,7 +103,7 @@ class Api:
         """
         body = {} if grace is None else {"gracePeriodSeconds": grace}
         try:
-            self._ask("delete pod", "DELETE", _path(namespace, "pods", name), body=body)
+            self._connection.ask("delete pod", "DELETE", _path(namespace, "pods", name), body=body)
         except Refused as refused:
             if refused.status == HTTPStatus.NOT_FOUND:
                 return False
@@ -142,23 +111,27 @@ class Api:
         return True
 
     def pods(self, namespace: str, selector: str) -> PodList:
-        """Raises EngineUnavailable, Refused."""
-        answer = self._ask("list pods", "GET", _path(namespace, "pods"), {"labelSelector": selector})
-        return msgspec.json.decode(answer.data, type=PodList)
+        """Those with the labels of `selector`. Raises EngineUnavailable, Refused."""
+        return self.listed(Selection("pods", namespace, {"labelSelector": selector}), PodList)
 
-    def watch(self, namespace: str, selector: str, version: str) -> Iterator[WatchEvent]:
+    def listed(self, selection: Selection, answer: type[T], limit: int | None = None) -> T:
+        """All of a selection, or its first `limit`; `answer`: the list's type. Raises EngineUnavailable, Refused."""
+        query = dict(selection.query) if limit is None else {**selection.query, "limit": str(limit)}
+        path = _path(selection.namespace, selection.kind)
+        return msgspec.json.decode(self._connection.ask(f"list {selection.kind}", "GET", path, query).data, type=answer)
+
+    def watch(self, selection: Selection, version: str) -> Iterator[WatchEvent]:
         """What happens from `version` on, until the server ends it. Raises EngineUnavailable, Refused."""
         query = {
-            "labelSelector": selector,
+            **selection.query,
             "resourceVersion": version,
             "watch": "true",
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(_WATCH),
         }
-        patience = _WATCH + _ANSWER
-        response = self._ask(
-            "watch pods", "GET", _path(namespace, "pods"), query, patience=patience, tries=1, stream=True
-        )
+        path = _path(selection.namespace, selection.kind)
+        verb, patience = f"watch {selection.kind}", _WATCH + ANSWER
+        response = self._connection.ask(verb, "GET", path, query, patience=patience, tries=1, stream=True)
         try:
             held = b""
             while data := response.read1(1 << 16):
@@ -169,9 +142,16 @@ class Api:
                 if len(held) > _EVENT_BYTES:
                     raise EngineUnavailable(f"the API server's watch sends more than {_EVENT_BYTES} bytes in one event")
         except (HTTPError, OSError, msgspec.DecodeError) as error:
-            raise EngineUnavailable(f"the watch of namespace {namespace} broke off: {error}") from error
+            what = f"the watch of {selection.kind} in namespace {selection.namespace}"
+            raise EngineUnavailable(f"{what} broke off: {error}") from error
         finally:
             response.close()
+
+    def metrics(self, namespace: str, selector: str) -> tuple[PodMetrics, ...]:
+        """What pods use, where the cluster has metrics-server. Raises EngineUnavailable, Refused (404: it has none)."""
+        path = f"/apis/metrics.k8s.io/v1beta1/namespaces/{quote(namespace, safe='')}/pods"
+        answer = self._connection.ask("list metrics", "GET", path, {"labelSelector": selector}, tries=1)
+        return msgspec.json.decode(answer.data, type=PodMetricsList).items
 
     def log(
         self, namespace: str, name: str, container: str, *, follow: bool, tail: int | None = None
@@ -180,114 +160,15 @@ class Api:
         query = {"container": container, "follow": str(follow).lower()}
         if tail is not None:
             query["tailLines"] = str(tail)
-        verb = "follow log" if follow else "read log"
-        return self._ask(verb, "GET", f"{_path(namespace, 'pods', name)}/log", query, patience=None, stream=True)
+        verb, path = "follow log" if follow else "read log", f"{_path(namespace, 'pods', name)}/log"
+        return self._connection.ask(verb, "GET", path, query, patience=None, stream=True)
 
     def may(self, namespace: str, verb: str, resource: str, subresource: str = "") -> bool:
         """Whether the cluster's roles allow this worker that. Raises EngineUnavailable, Refused."""
         asked = {"namespace": namespace, "verb": verb, "resource": resource, "subresource": subresource}
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-        answer = self._ask("review access", "POST", path, body={"spec": {"resourceAttributes": asked}})
+        answer = self._connection.ask("review access", "POST", path, body={"spec": {"resourceAttributes": asked}})
         return bool(msgspec.json.decode(answer.data)["status"]["allowed"])
-
-    def _connection(self) -> tuple[client.Configuration, PoolManager]:
-        with self._lock:
-            if self._settings is None or self._pool is None:
-                self._settings = self._configuration()
-                # The SDK knows how to trust the server and how to prove who we are. Its calls are not used: each
-                # checks and copies the object field by field, which costs more than the request.
-                self._pool = client.ApiClient(self._settings).rest_client.pool_manager
-            return self._settings, self._pool
-
-    def _configuration(self) -> client.Configuration:
-        settings = client.Configuration()
-        try:
-            if _NAMESPACE_FILE.exists():
-                config.load_incluster_config(client_configuration=settings)
-                self._namespace = _NAMESPACE_FILE.read_text().strip()
-            else:
-                # The SDK looks at the variable only once, when it is imported.
-                files = os.environ.get("KUBECONFIG")
-                config.load_kube_config(files, context=self._context, client_configuration=settings)
-                contexts, current = config.list_kube_config_contexts(files)
-                chosen = next((c for c in contexts if c["name"] == self._context), current)
-                self._namespace = chosen["context"].get("namespace") or "default"
-        except (config.ConfigException, OSError) as error:
-            raise EngineUnavailable(
-                f"no Kubernetes cluster is configured: {str(error).rstrip('.')}. Set KUBECONFIG, or run "
-                f"the worker inside the cluster with a service account"
-            ) from error
-        settings.connection_pool_maxsize = self._connections
-        return settings
-
-    def _ask(
-        self,
-        verb: str,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        *,
-        body: Mapping[str, Any] | None = None,
-        patience: float | None = _ANSWER,
-        tries: int = _TRIES,
-        stream: bool = False,
-    ) -> BaseHTTPResponse:
-        """Make a request, again where the trouble is a moment's.
-
-        Args:
-            verb: what it does, for people.
-            method, path, query, body: as the API has it.
-            patience: seconds of silence; None: as long as it takes.
-            tries: how often.
-            stream: give the answer before it is complete.
-
-        Raises:
-            EngineUnavailable, Refused
-        """
-        settings, pool = self._connection()
-        url = f"{settings.host}{path}" + (f"?{urlencode(query)}" if query else "")
-        for number in range(1, tries + 1):
-            self._limiter.acquire()
-            self.calls[verb] = self.calls.get(verb, 0) + 1
-            try:
-                response = pool.request(
-                    method,
-                    url,
-                    headers=_HEADERS | _credentials(settings),
-                    body=None if body is None else msgspec.json.encode(body),
-                    timeout=Timeout(connect=_CONNECT, read=patience),
-                    # Its own repeats know nothing of Retry-After's bounds and of what may be repeated.
-                    retries=False,
-                    preload_content=not stream,
-                )
-                if response.status < HTTPStatus.BAD_REQUEST:
-                    return response
-                said = refusals.refusal(response.data)
-            except (HTTPError, OSError) as error:
-                if number == tries:
-                    raise EngineUnavailable(
-                        f"the API server at {settings.host} does not answer, to {verb}: {error}. Start the cluster, or "
-                        f"correct KUBECONFIG"
-                    ) from error
-                self._pause(number, verb, str(error), None)
-                continue
-            if response.status not in refusals.TRANSIENT or number == tries:
-                raise Refused(response.status, said)
-            self._pause(number, verb, said.message, response.headers.get("Retry-After"))
-        raise AssertionError("unreachable")
-
-    def _pause(self, number: int, verb: str, why: str, asked: str | None) -> None:
-        seconds = min(_LONGEST_PAUSE, _PAUSE * 2 ** (number - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
-        if asked is not None and asked.isdigit():
-            seconds = max(seconds, min(float(asked), _LONGEST_PAUSE))
-        logger.info("the API server cannot %s now (%s); again in %.1f s", verb, why, seconds)
-        time.sleep(seconds)
-
-
-def _credentials(settings: client.Configuration) -> dict[str, str]:
-    """A token may be renewed at any time; the SDK sees to that. Without one, TLS says who we are."""
-    auth: Any = settings.auth_settings()
-    return {one["key"]: one["value"] for one in auth.values()}
 
 
 def _path(namespace: str, kind: str, name: str = "") -> str:

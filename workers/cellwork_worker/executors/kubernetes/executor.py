@@ -10,27 +10,29 @@ from signal import SIGKILL
 import msgspec
 
 from cellwork.errors import CellworkError, EngineUnavailable, SandboxLost
-from cellwork_worker.executors.base import STARTED, STDOUT, Abandoned, Emit, Exit, Health, Sandbox
+from cellwork_worker.executors.base import (
+    STARTED,
+    STDOUT,
+    Abandoned,
+    Emit,
+    Exit,
+    Health,
+    InMemory,
+    Names,
+    Sandbox,
+    Usage,
+)
 from cellwork_worker.launch import Launch
 
-from . import manifest, refusals, status, template
-from .api import Api, Refused
+from . import creation, manifest, refusals, rights, shell, status
+from .api import Api
+from .connection import Refused
 from .following import Following
+from .inventory import Inventory
 from .objects import Pod
 from .removal import GRACE, Remover
-from .watch import Watch, Watched
-
-_EXISTS = 409
-
-#: A pod of the name that is being deleted is waited for; seconds, and how often one that comes and goes is tried.
-_DELETION_PATIENCE, _TRIES = 60.0, 3
-
-#: Verbs that the worker needs, by resource and subresource; k8s/ grants these and no others.
-NEEDED = {
-    ("pods", ""): ("create", "get", "list", "watch", "delete"),
-    ("pods", "log"): ("get",),
-    ("secrets", ""): ("create",),
-}
+from .view import Figures, View
+from .watch import Watched
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,10 +48,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(eq=False)
 class _Run:
+    launch: Launch
     namespace: str
+    view: View
     watched: Watched
     following: Following
-    started: bool = False
+    #: By `time.monotonic`; None: not yet.
+    started: float | None = None
     #: Somebody here asked it to end.
     stopped: bool = False
     abandoned: bool = False
@@ -70,6 +75,7 @@ class KubernetesExecutor:
         namespace: str | None = None,
         context: str | None = None,
         limits: Limits = _LIMITS,
+        names: Names | None = None,
     ) -> None:
         """Connects on first use.
 
@@ -78,22 +84,20 @@ class KubernetesExecutor:
             namespace: of pods whose task names none; None: the service account's or the kubeconfig's.
             context: of the kubeconfig.
             limits: see `Limits`.
+            names: of the namespaces that the installation's pods are in, remembered; None: by this process alone.
         """
         self._api = Api(context=context, rate=limits.rate, connections=limits.followers + 16)
         self._selector = manifest.selector(installation)
         self._mine = (worker, broker)
-        self._namespace = namespace
+        self._inventory = Inventory(self._api, self._selector, namespace, InMemory() if names is None else names)
         self._limits = limits
         self._followers = threading.BoundedSemaphore(limits.followers)
         self._remover = Remover(self._api)
         self._lock = threading.Lock()
-        self._watches: dict[str, Watch] = {}
-        #: Namespaces that took a pod of ours. One that refused may not even be looked at.
-        self._used: set[str] = set()
+        self._views: dict[str, View] = {}
         self._running: dict[str, _Run] = {}
-        #: Namespaces of pods that are not removed before `discard`, and of those listed last.
+        #: Namespaces of pods that are not removed before `discard`.
         self._kept: dict[str, str] = {}
-        self._listed: dict[str, str] = {}
         #: Left to other workers.
         self._abandoned: set[str] = set()
         #: Names of pods whose task failed.
@@ -103,32 +107,32 @@ class KubernetesExecutor:
     def run(self, launch: Launch, emit: Emit) -> Exit:
         """See the port."""
         asked = time.monotonic()
-        namespace = launch.spec.namespace or self.namespace
-        self._abandoned.discard(launch.id)
-        watch = self._watch(namespace)
-        watched = watch.add(launch.id)
-        run = self._running[launch.id] = _Run(namespace, watched, Following(self._api, namespace, watched))
+        run = self._running[launch.id] = self._begin(launch)
+        figures = Figures()
         try:
-            adopted = self._create(launch, run)
+            self._inventory.enter(run.namespace)
+            adopted = creation.create(self._api, launch, run.namespace, run.watched)
+            self._inventory.entered(run.namespace)
             self._wait_started(launch, run)
-            run.started = True
-            start_seconds = time.monotonic() - asked
+            run.started = time.monotonic()
             emit(STARTED, b"")
             ended = self._collect(launch, run, emit)
         except Refused as refused:
             raise refusals.error(self._doing(launch), refused.status, refused.said) from None
         finally:
             run.following.close()
-            watch.remove(watched)
+            figures = run.view.remove(run.watched, time.monotonic() - (run.started or asked))
             del self._running[launch.id]
             self._leave(launch, run)
         if run.abandoned:
             raise Abandoned(f"task {launch.task}: pod {launch.id} was left to another worker")
-        pod = watched.pod
+        pod = run.watched.pod
         return msgspec.structs.replace(
             ended,
             adopted=adopted,
-            start_seconds=start_seconds,
+            start_seconds=run.started - asked,
+            pull_seconds=figures.pull_seconds,
+            used=ended.used or figures.used,
             image_id=status.task_container(pod).image_id,
             node=pod.spec.node_name,
         )
@@ -153,11 +157,12 @@ class KubernetesExecutor:
 
     def discard(self, launch_id: str) -> None:
         """See the port."""
-        namespace = self._kept.pop(launch_id, None) or self._listed.pop(launch_id, None)
+        namespace = self._kept.pop(launch_id, None)
         failed = launch_id in self._failed
         self._failed.discard(launch_id)
         try:
-            self._remover.later(namespace or self.namespace, launch_id, self._limits.keep_failed_for if failed else 0)
+            where = namespace or self._inventory.where(launch_id)
+            self._remover.later(where, launch_id, self._limits.keep_failed_for if failed else 0)
         except EngineUnavailable:
             return  # there is no configuration, and so there never was a pod
 
@@ -174,7 +179,7 @@ class KubernetesExecutor:
 
     def sandboxes(self) -> list[Sandbox]:
         """See the port."""
-        return [_sandbox(pod) for pod in self._pods() if pod.metadata.deletion_timestamp is None]
+        return [_sandbox(pod) for pod in self._inventory.pods() if pod.metadata.deletion_timestamp is None]
 
     def place(self) -> str:
         """See the port: the cluster's own id."""
@@ -192,7 +197,7 @@ class KubernetesExecutor:
         mine = [pod.id for pod in found if (pod.worker, pod.broker) == self._mine]
         ended = [name for name in mine if name not in live and name not in self._abandoned]
         for name in ended:
-            self._remover.later(self._listed.get(name) or self.namespace, name)
+            self._remover.later(self._inventory.where(name), name)
         self._remover.wait()
         return ended
 
@@ -200,12 +205,7 @@ class KubernetesExecutor:
         """See the port."""
         try:
             version = self._api.version()
-            missing = [
-                f"{verb} {resource}{'/' if sub else ''}{sub}"
-                for (resource, sub), verbs in NEEDED.items()
-                for verb in verbs
-                if not self._api.may(self.namespace, verb, resource, sub)
-            ]
+            missing = rights.missing(self._api, self.namespace)
         except (EngineUnavailable, Refused) as error:
             return Health(executor="kubernetes", ok=False, detail=str(error))
         facts = {"address": self._api.address, "namespace": self.namespace, "version": version}
@@ -220,66 +220,24 @@ class KubernetesExecutor:
 
     @property
     def namespace(self) -> str:
-        """Of pods whose task names none.
+        """Of pods whose task names none. Raises EngineUnavailable: there is no configuration."""
+        return self._inventory.namespace
 
-        Raises:
-            EngineUnavailable: there is no configuration.
-        """
-        if self._namespace is None:
-            self._namespace = self._api.namespace
-        return self._namespace
+    def usage(self, launch_id: str) -> Usage | None:
+        """See `Metered`: as the cluster's metrics-server has sampled it last, which is never waited for."""
+        if (run := self._running.get(launch_id)) is None:
+            return None
+        return run.view.usage(launch_id, run.launch.spec.memory)
 
-    def _watch(self, namespace: str) -> Watch:
+    def _begin(self, launch: Launch) -> _Run:
+        self._abandoned.discard(launch.id)
+        namespace = launch.spec.namespace or self.namespace
         with self._lock:
-            if namespace not in self._watches:
-                self._watches[namespace] = Watch(self._api, namespace, self._selector)
-            return self._watches[namespace]
-
-    def _create(self, launch: Launch, run: _Run) -> bool:
-        """Have a pod with the task in it. True: an earlier delivery had made it."""
-        wanted = manifest.pod(launch)
-        template.check(launch.task, wanted)
-        data = manifest.packed(launch) if launch.payload is not None else None
-        if data is None:
-            launch.confirm()
-        pod, adopted = self._made(launch, run, wanted)
-        self._used.add(run.namespace)
-        if data is not None and not status.started(pod):
-            # The body cannot begin before its payload is there.
-            launch.confirm()
-            try:
-                self._api.create_secret(run.namespace, manifest.secret(launch, data, pod.metadata.uid))
-            except Refused as refused:
-                if refused.status != _EXISTS:
-                    raise
-        return adopted
-
-    def _made(self, launch: Launch, run: _Run, wanted: dict[str, object]) -> tuple[Pod, bool]:
-        for _ in range(_TRIES):
-            try:
-                pod = self._api.create_pod(run.namespace, wanted)
-            except Refused as refused:
-                if refused.status != _EXISTS:
-                    raise
-            else:
-                run.watched.see(pod)
-                return pod, False
-            found = self._api.pod(run.namespace, launch.id)
-            if found is not None and found.metadata.deletion_timestamp is None:
-                run.watched.see(found)
-                return found, True
-            self._wait_deleted(launch, run)
-        raise EngineUnavailable(f"task {launch.task}: there is a pod {launch.id} that can be neither used nor replaced")
-
-    def _wait_deleted(self, launch: Launch, run: _Run) -> None:
-        deadline = time.monotonic() + _DELETION_PATIENCE
-        while self._api.pod(run.namespace, launch.id) is not None:
-            if time.monotonic() > deadline:
-                raise EngineUnavailable(
-                    f"task {launch.task}: an earlier pod {launch.id} is being deleted for more than "
-                    f"{_DELETION_PATIENCE:g} s; its node may be gone: kubectl delete pod {launch.id} --force"
-                )
-            threading.Event().wait(0.5)
+            if namespace not in self._views:
+                self._views[namespace] = View(self._api, namespace, self._selector)
+            view = self._views[namespace]
+        watched = view.add(launch.id)
+        return _Run(launch, namespace, view, watched, Following(self._api, namespace, watched))
 
     def _wait_started(self, launch: Launch, run: _Run) -> None:
         watched = run.watched
@@ -325,6 +283,8 @@ class KubernetesExecutor:
             raise SandboxLost(f"task {launch.task}: pod {launch.id} was deleted while it ran, not by this worker{why}")
         self._failed.add(launch.id)
         ended = status.exit_of(launch, pod)
+        if launch.payload is None and (terminated := status.task_container(pod).state.terminated) is not None:
+            ended = msgspec.structs.replace(ended, used=shell.figures(terminated.message))
         if pod.metadata.deletion_timestamp is not None and not run.stopped and not ended.killed:
             return msgspec.structs.replace(ended, killed=True, detail="the pod was deleted")
         return ended
@@ -332,19 +292,10 @@ class KubernetesExecutor:
     def _leave(self, launch: Launch, run: _Run) -> None:
         if run.abandoned:
             return
-        if launch.keep and run.started:
+        if launch.keep and run.started is not None:
             self._kept[launch.id] = run.namespace
         elif run.watched.exists and not run.watched.deleted:
             self._remover.later(run.namespace, launch.id)
-
-    def _pods(self) -> list[Pod]:
-        namespaces = {self.namespace, *self._used}
-        try:
-            found = [pod for namespace in namespaces for pod in self._api.pods(namespace, self._selector).items]
-        except Refused as refused:
-            raise EngineUnavailable(f"pods cannot be listed: {refused}") from None
-        self._listed = {pod.metadata.name: pod.metadata.namespace for pod in found}
-        return found
 
     def _doing(self, launch: Launch) -> str:
         return f"for task {launch.task} in pod {launch.id}"

@@ -12,7 +12,8 @@ from urllib3.exceptions import HTTPError
 
 from cellwork.errors import EngineUnavailable
 
-from .api import Api, Refused
+from .api import Api
+from .connection import Refused
 from .status import CONTAINER
 from .watch import Watched
 

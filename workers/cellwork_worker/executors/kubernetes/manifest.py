@@ -15,6 +15,7 @@ from cellwork.errors import InvalidSpec, PayloadTooLarge
 from cellwork.spec import ContainerSpec
 from cellwork_worker.launch import Launch
 
+from . import shell
 from .status import CONTAINER
 from .template import under
 
@@ -178,7 +179,7 @@ def _container(launch: Launch, mounts: list[dict[str, Any]]) -> dict[str, Any]:
         if spec.entrypoint is not None:
             container["command"] = list(spec.entrypoint)
         if launch.argv:
-            container["args"] = list(launch.argv)
+            container["args"] = shell.measured(launch.argv)
     if spec.workdir is not None:
         container["workingDir"] = spec.workdir
     return container

@@ -109,8 +109,54 @@ class PodList(Object, frozen=True):
     items: tuple[Pod, ...] = ()
 
 
+class Reference(Object, frozen=True):
+    """What an event is about."""
+
+    name: str = ""
+    uid: str = ""
+    #: Such as ``spec.containers{task}``.
+    field_path: str = ""
+
+
+class Event(Object, frozen=True):
+    """Something that a component of the cluster tells about an object (API reference, "Event v1 core")."""
+
+    metadata: Metadata = Metadata()
+    involved_object: Reference = Reference()
+    reason: str = ""
+    message: str = ""
+
+
+class EventList(Object, frozen=True):
+    """The answer to a list."""
+
+    metadata: ListMeta = ListMeta()
+
+
+class ContainerMetrics(Object, frozen=True):
+    """What a container uses: quantities ``cpu``, of processors, and ``memory``, of bytes."""
+
+    name: str = ""
+    usage: dict[str, str] = {}
+
+
+class PodMetrics(Object, frozen=True):
+    """A pod's, as metrics-server has measured it last (its API ``metrics.k8s.io/v1beta1``)."""
+
+    metadata: Metadata = Metadata()
+    #: The end of what was measured.
+    timestamp: datetime | None = None
+    containers: tuple[ContainerMetrics, ...] = ()
+
+
+class PodMetricsList(Object, frozen=True):
+    """The answer to a list."""
+
+    items: tuple[PodMetrics, ...] = ()
+
+
 class WatchEvent(Object, frozen=True):
-    """One line of a watch; `object` is a Pod, or a Status where `type` is ERROR."""
+    """One line of a watch; `object` is of the kind that is watched, or a Status where `type` is ERROR."""
 
     type: str
     object: msgspec.Raw

@@ -6,7 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from cellwork.errors import EngineUnavailable
 
-from .api import Api, Refused
+from .api import Api
+from .connection import Refused
 
 logger = logging.getLogger("cellwork.worker")
 

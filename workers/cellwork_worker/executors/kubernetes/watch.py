@@ -1,4 +1,4 @@
-"""One list and one watch of a namespace for all of its pods, however many tasks wait for theirs."""
+"""The pods of a namespace, as their tasks wait for them."""
 
 import logging
 import threading
@@ -7,22 +7,15 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from cellwork.errors import EngineUnavailable
-
-from . import refusals, status
-from .api import Api, Refused
-from .objects import Pod, WatchEvent
+from . import status
+from .api import Api, Selection
+from .feed import Feed
+from .objects import Pod, PodList, WatchEvent
 
 logger = logging.getLogger("cellwork.worker")
 
-#: Seconds between two tries to reach an API server that does not answer; doubled from the first to the last.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
-
 #: Seconds past its grace after which a pod that somebody deleted, and that its node does not report on, is given up.
 _GONE_AFTER = 30.0
-
-#: The resource version is too old to go on from (API concepts, "410 Gone responses").
-_EXPIRED = 410
 
 
 class Watched:
@@ -83,30 +76,18 @@ class Watched:
         return deleted is not None and not self.over and (now - deleted).total_seconds() > _GONE_AFTER
 
 
-class Watch:
-    """Of one namespace. Its thread lives as long as the process; it starts with the first pod."""
+class Watch(Feed):
+    """Of one namespace."""
 
     def __init__(self, api: Api, namespace: str, selector: str) -> None:
-        self._api = api
-        self._namespace = namespace
-        self._selector = selector
-        self._lock = threading.Lock()
+        super().__init__(api, Selection("pods", namespace, {"labelSelector": selector}))
         self._watched: dict[str, Watched] = {}
-        self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
-        #: From where it goes on when a watch ends, however that comes; empty: it begins anew, with a list.
-        self._version = ""
-        #: Seconds before the next try to reach an API server that did not answer.
-        self._pause = _FIRST_PAUSE
 
     def add(self, name: str) -> Watched:
         """Watch the pod of that name, which need not exist yet."""
         with self._lock:
             self._watched[name] = watched = Watched(name)
-            self._wake.set()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"pods-{self._namespace}", daemon=True)
-                self._thread.start()
+            self._want()
         return watched
 
     def remove(self, watched: Watched) -> None:
@@ -115,56 +96,23 @@ class Watch:
             if self._watched.get(watched.name) is watched:
                 del self._watched[watched.name]
             if not self._watched:
-                self._wake.clear()
-
-    def _run(self) -> None:
-        while True:
-            # Without pods of its own a worker does not keep the API server busy.
-            if not self._wake.is_set():
-                self._version = ""
-                self._wake.wait()
-            try:
-                self._version = self._version or self._list()
-                self._follow()
-            except Refused as refused:
-                if refused.status != _EXPIRED:
-                    logger.error("%s", refusals.error(self._doing(), refused.status, refused.said))
-                    self._wait()
-                self._version = ""
-            except EngineUnavailable as error:
-                logger.warning("%s", error)
-                self._wait()
-
-    def _wait(self) -> None:
-        threading.Event().wait(self._pause)
-        self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+                self._rest()
 
     def _list(self) -> str:
-        """Look at all pods; returns from where a watch goes on."""
         with self._lock:
             # Later ones may have been created after the list was made, and be missing from it for that.
             known = [watched for watched in self._watched.values() if watched.exists]
-        found = self._api.pods(self._namespace, self._selector)
+        found = self._api.listed(self._selection, PodList)
         pods = {pod.metadata.name: pod for pod in found.items}
         for name, pod in pods.items():
             self._see(name, pod)
         for watched in known:
             # Asked for by name, which no cache answers, before a task is told that its pod is gone.
-            if watched.name not in pods and self._api.pod(self._namespace, watched.name) is None:
+            if watched.name not in pods and self._api.pod(self._selection.namespace, watched.name) is None:
                 watched.gone()
         return found.metadata.resource_version
 
-    def _follow(self) -> None:
-        for event in self._api.watch(self._namespace, self._selector, self._version):
-            self._version, self._pause = self._take(event) or self._version, _FIRST_PAUSE
-            if not self._wake.is_set():
-                break
-            self._give_up_overdue()
-
     def _take(self, event: WatchEvent) -> str:
-        if event.type == "ERROR":
-            said = refusals.refusal(bytes(event.object))
-            raise Refused(said.code, said)
         pod = msgspec.json.decode(event.object, type=Pod)
         if event.type == "DELETED":
             if (watched := self._watched.get(pod.metadata.name)) is not None and self._same(watched, pod):
@@ -173,6 +121,7 @@ class Watch:
                 watched.gone()
         elif event.type in ("ADDED", "MODIFIED"):
             self._see(pod.metadata.name, pod)
+        self._give_up_overdue()
         return pod.metadata.resource_version
 
     def _see(self, name: str, pod: Pod) -> None:
@@ -189,6 +138,3 @@ class Watch:
             if watched.overdue(now):
                 logger.warning("pod %s was deleted, and its node does not say that it has ended", watched.name)
                 watched.gone()
-
-    def _doing(self) -> str:
-        return f"to watch the pods of namespace {self._namespace}"

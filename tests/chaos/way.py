@@ -1,31 +1,39 @@
-"""The workers' way to the Docker engine, which can be blocked for a while, and cut."""
+"""The workers' way to the Docker engine or to Redis, which can be blocked for a while, and cut."""
 
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from ports import free_port
 
 MACHINES = Path("/var/run/docker.sock")
 
 
-class EngineWay:
-    """A socket of its own, each of whose connections goes on to the engine's."""
+def _unix(path: Path) -> socket.socket:
+    to = socket.socket(socket.AF_UNIX)
+    try:
+        to.connect(str(path))
+    except OSError:
+        to.close()
+        raise
+    return to
 
-    def __init__(self, folder: Path, engine: Path = MACHINES) -> None:
-        self.path = folder / "engine.sock"
-        self._engine = engine
+
+class Way:
+    """A listener, each of whose connections goes on to a server's."""
+
+    def __init__(self, listener: socket.socket, connect: Callable[[], socket.socket]) -> None:
+        """`connect`: to the server."""
+        self._connect = connect
         self._open = threading.Event()
         self._open.set()
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(self.path))
+        self._listener = listener
         self._listener.listen(128)
         threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"unix://{self.path}"
 
     def block(self) -> None:
         """Nothing passes, and nothing breaks either, until `unblock`."""
@@ -35,7 +43,7 @@ class EngineWay:
         self._open.set()
 
     def cut(self) -> bool:
-        """Every connection breaks, as when an engine restarts that leaves its containers running. False: none was."""
+        """Every connection breaks. False: there was none."""
         with self._lock:
             broken = list(self._connections)
             self._connections.clear()
@@ -55,16 +63,14 @@ class EngineWay:
                 worker, _ = self._listener.accept()
             except OSError:
                 return
-            engine = socket.socket(socket.AF_UNIX)
             try:
-                engine.connect(str(self._engine))
+                server = self._connect()
             except OSError:  # it restarts
-                engine.close()
                 worker.close()
                 continue
             with self._lock:
-                self._connections |= {worker, engine}
-            for source, sink in ((worker, engine), (engine, worker)):
+                self._connections |= {worker, server}
+            for source, sink in ((worker, server), (server, worker)):
                 threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
 
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
@@ -80,3 +86,28 @@ class EngineWay:
             sink.shutdown(ended)
         with self._lock:
             self._connections.discard(source)
+
+
+class EngineWay(Way):
+    """To a Docker engine, by a socket of its own."""
+
+    def __init__(self, folder: Path, engine: Path = MACHINES) -> None:
+        """`folder`: where its socket is."""
+        path = folder / "engine.sock"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        self.url = f"unix://{path}"
+        super().__init__(listener, lambda: _unix(engine))
+
+
+class RedisWay(Way):
+    """To a Redis of this machine, by a port of its own."""
+
+    def __init__(self, port: int) -> None:
+        """`port`: the server's."""
+        mine = free_port()
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", mine))
+        self.url = f"redis://127.0.0.1:{mine}"
+        super().__init__(listener, lambda: socket.create_connection(("127.0.0.1", port)))
