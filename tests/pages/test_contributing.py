@@ -50,8 +50,8 @@ def test_lines_that_no_test_types_are_those_that_start_this_run():
         assert f"    {program} " in script
         assert (ROOT / folder).is_dir(), "the second stage runs all folders but tests/unit"
         assert not some or list((ROOT / folder).glob(f"test_{some[1]}*.py")), f"{line} finds nothing"
-    assert re.search(r"^stage 'unit tests' tests tests/unit ", script, re.MULTILINE)
-    assert re.search(r"^stage '.*' tests tests --ignore tests/unit ", script, re.MULTILINE)
+    assert re.search(r"^stage 'unit tests' halves tests/unit ", script, re.MULTILINE)
+    assert re.search(r"^stage '.*' halves tests --ignore tests/unit ", script, re.MULTILINE)
 
 
 def test_the_site_is_served_while_it_is_written(checkout):
