@@ -64,9 +64,11 @@ docs docs-serve: export NO_MKDOCS_2_WARNING := 1
 docs: venv $(MERMAID)  ## the documentation as a site, in site/
 	$(VENV)/bin/mkdocs build --strict
 
+PORT ?= 8000
+
 .PHONY: docs-serve
-docs-serve: venv $(MERMAID)  ## the same on http://127.0.0.1:8000, while it is written
-	$(VENV)/bin/mkdocs serve --strict
+docs-serve: venv $(MERMAID)  ## the same on http://127.0.0.1:8000, while it is written: make docs-serve PORT=8000
+	$(VENV)/bin/mkdocs serve --strict --dev-addr 127.0.0.1:$(PORT)
 
 .PHONY: demo
 demo: venv  ## a tour on this machine: starts what is missing, shows it, stops it again
@@ -76,9 +78,12 @@ demo: venv  ## a tour on this machine: starts what is missing, shows it, stops i
 up: venv  ## the same, and it keeps running for a look around
 	@scripts/demo.sh --keep
 
+# Options: .venv/bin/python -m benchmarks --help
+BENCH ?=
+
 .PHONY: bench
-bench: venv engine images  ## the benchmarks behind the numbers in the documentation
-	@$(VENV)/bin/python -m benchmarks
+bench: venv engine images  ## the benchmarks behind the numbers in the documentation: make bench BENCH="--calls 10"
+	@$(VENV)/bin/python -m benchmarks $(BENCH)
 
 EXAMPLES ?= 50000
 

@@ -1,6 +1,7 @@
 """``make chaos SEEDS=50``: the long form. Prints a line for each seed, and the figures of all of them."""
 
 import argparse
+import os
 import random
 import sys
 import tempfile
@@ -31,7 +32,8 @@ def summary(all_: list[Figures]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="chaos")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first", type=int, default=random.randrange(10**6), help="to repeat a run")
+    first = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
+    parser.add_argument("--first", type=int, default=first, help="to repeat a run; also CHAOS_SEED")
     parser.add_argument("--keep", type=Path, default=None, help="a folder for the workers' logs")
     given = parser.parse_args()
     found = []

@@ -2,9 +2,10 @@
 
 import base64
 import os
+import re
+import shlex
 import shutil
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 import uuid
@@ -13,16 +14,25 @@ from pathlib import Path
 
 import pytest
 from docker.errors import ImageNotFound
+from pages import consoles
+from pages.blocks import ROOT
+from pages.claims import the_line, the_lines
 from ports import free_port
 from waiting import wait_until
 
 #: Seconds: whichever test is first waits for the images, which takes minutes where nothing is cached.
 pytestmark = pytest.mark.timeout(900)
 
-ROOT = Path(__file__).parents[2]
+#: What the cluster is made of.
+PARTS = ("compose", "k8s", "tests", "queue", "workers", "scripts")
+FILES = ("pyproject.toml", "README.md", "LICENSE", ".dockerignore")
+
+PAGE = "compose/README.md"
+
+KINDS_PAGE = "k8s/overlays/kind/README.md"
+
 #: Compose's arguments for the profile, with what stands in for k3s.
-KUBERNETES = ("--file", str(Path(__file__).parent / "k3s.yaml"), "--profile", "kubernetes")
-LOGIN = "monitor:" + uuid.uuid4().hex
+KUBERNETES = ("--file", "tests/e2e/k3s.yaml", "--profile", "kubernetes")
 
 
 #: A task of an application that keeps files.
@@ -36,64 +46,85 @@ def keep(given, kept):
 """
 
 
+def checkout(folder: Path) -> Path:
+    """A copy of the project, in which a .env may be written."""
+    folder.mkdir()
+    for part in PARTS:
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", ".env"))
+    for file in FILES:
+        shutil.copy(ROOT / file, folder)
+    return folder
+
+
 class Cluster:
-    """One, under a name of its own."""
+    """One, started as its page says, under a name of its own."""
 
     def __init__(self, engine, folder: Path) -> None:
-        """`folder`: of this host's, for what tasks and pods mount."""
+        """`folder`: of this host's, for a copy of the project, and for what tasks and pods mount."""
         self.engine = engine
+        self.root = root = checkout(folder / "cellwork")
         self.volume, self.mark = folder / "data", f"cellwork.emulated-node={uuid.uuid4().hex[:12]}"
         (folder / "pods").mkdir()
         self.volume.mkdir()
         self.volume.chmod(0o777)
-        shutil.copytree(ROOT / "compose" / "app", folder / "app")
-        self.app = folder / "app"
+        app = root / "compose" / "app"
         for name, added in (("cellwork.toml", f'volumes = ["{self.volume}"]\n'), ("shop/tasks.py", KEEP)):
-            with (self.app / name).open("a") as file:
+            with (app / name).open("a") as file:
                 file.write(added)
         self.project = f"cellwork-e2e-{uuid.uuid4().hex[:8]}"
         self.flower = f"http://127.0.0.1:{(flower := free_port())}"
-        password, redis = uuid.uuid4().hex, free_port()
-        user, _, word = LOGIN.partition(":")
-        self.env = {
-            **os.environ,
-            "COMPOSE_PROJECT_NAME": self.project,
-            "REDIS_PASSWORD": password,
-            "REDIS_PORT": str(redis),
-            "FLOWER_PORT": str(flower),
-            "FLOWER_USER": user,
-            "FLOWER_PASSWORD": word,
-            "CELLWORK_VISIBILITY_TIMEOUT": "5",
-            "CELLWORK_INSTALLATION": self.project,
-            "CELLWORK_IMAGE": f"{self.project}:dev",
-            "BASE_IMAGE": "cellwork/python:base",
-            "SANDBOX_IMAGE": "cellwork/python:base",
-            "REDIS_IMAGE": "cellwork/redis:base",
-            "APP_DIR": str(folder / "app"),
-            "ENGINE_VOLUMES": str(self.volume),
-            "EMULATOR_DIR": str(folder / "pods"),
-            "EMULATOR_MARK": self.mark,
-            "K3S_IMAGE": f"{self.project}:dev",
-            # As a producer on the host has them.
-            "CELERY_BROKER_URL": f"redis://:{password}@127.0.0.1:{redis}/0",
-            "CELERY_RESULT_BACKEND": f"redis://:{password}@127.0.0.1:{redis}/1",
-        }
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(("CELERY_", "CELLWORK_"))}
+        self.env["PATH"] = consoles.path()
+        copy, passwords = the_lines(PAGE, "cp compose/.env.example", "sed -i")
+        self.types(copy)
+        self.types(passwords)
+        with (root / "compose/.env").open("a") as file:
+            for name, value in {
+                "COMPOSE_PROJECT_NAME": self.project,
+                "REDIS_PORT": free_port(),
+                "FLOWER_PORT": flower,
+                "CELLWORK_VISIBILITY_TIMEOUT": 5,
+                "CELLWORK_INSTALLATION": self.project,
+                "CELLWORK_IMAGE": f"{self.project}:dev",
+                "BASE_IMAGE": "cellwork/python:base",
+                "SANDBOX_IMAGE": "cellwork/python:base",
+                "REDIS_IMAGE": "cellwork/redis:base",
+                "ENGINE_VOLUMES": self.volume,
+                "EMULATOR_DIR": folder / "pods",
+                "EMULATOR_MARK": self.mark,
+                "K3S_IMAGE": f"{self.project}:dev",
+            }.items():
+                file.write(f"{name}={value}\n")
+        written = dict(re.findall(r"^(\w+)=(.*)$", (root / "compose/.env").read_text(), re.MULTILINE))
+        self.login = f"{written['FLOWER_USER']}:{written['FLOWER_PASSWORD']}"
+
+    def start(self) -> None:
+        line = the_line(PAGE, "docker compose -f compose/compose.yaml up")
+        # Whichever compose this machine has.
+        typed = line.replace("docker compose -f compose/compose.yaml", "scripts/compose.sh")
+        self.types(f"{typed} --scale worker=2", timeout=600)
 
     def compose(self, *arguments: str, timeout: float = 100) -> str:
-        return self._run([str(ROOT / "scripts" / "compose.sh"), *arguments], ROOT, timeout)
+        return self.types(shlex.join(["scripts/compose.sh", *arguments]), timeout)
 
     def producer(self, program: str, timeout: float = 60) -> str:
         """What a Python program prints that imports the example application on the host."""
-        return self._run([sys.executable, "-c", program], self.app, timeout).strip()
+        return self.on_the_host(f"python -c {shlex.quote(program)}", timeout).strip()
 
     def cellwork(self, *arguments: str) -> str:
-        return self._run([sys.executable, "-m", "cellwork", *arguments], self.app, 60)
+        return self.on_the_host(shlex.join(["cellwork", *arguments]))
 
-    def _run(self, command: list[str], folder: Path, timeout: float) -> str:
+    def on_the_host(self, line: str, timeout: float = 60) -> str:
+        """What is typed in the page's second terminal, after the lines that set it up."""
+        settings = the_lines(PAGE, ". compose/.env", "cd compose/app", "redis=", "export ")
+        return self.types("\n".join([*settings, line]), timeout)
+
+    def types(self, line: str, timeout: float = 60) -> str:
+        command = ["bash", "-c", line]
         ran = subprocess.run(
-            command, cwd=folder, env=self.env, capture_output=True, text=True, timeout=timeout, check=False
+            command, cwd=self.root, env=self.env, capture_output=True, text=True, timeout=timeout, check=False
         )
-        assert ran.returncode == 0, f"{command}: {ran.stdout[-2000:]}\n{ran.stderr[-4000:]}"
+        assert ran.returncode == 0, f"{line}: {ran.stdout[-2000:]}\n{ran.stderr[-4000:]}"
         return ran.stdout
 
     def containers(self, service: str) -> list:
@@ -107,8 +138,9 @@ class Cluster:
     def sandboxes(self) -> list:
         return self.engine.api.containers(all=True, filters={"label": f"cellwork.installation={self.project}"})
 
-    def page(self, path: str, login: str | None = LOGIN) -> tuple[int, str]:
-        """Status and content of one of Flower's; 0: it does not answer yet."""
+    def page(self, path: str, login: str | None = "") -> tuple[int, str]:
+        """Status and content of one of Flower's; 0: it does not answer yet. None: without a login."""
+        login = self.login if login == "" else login
         headers = {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()} if login else {}
         try:
             with urllib.request.urlopen(
@@ -135,8 +167,7 @@ def cluster(engine, tmp_path_factory):
     subprocess.run([ROOT / "scripts" / "base-images.sh", "python", "redis"], check=True, timeout=300)
     cluster = Cluster(engine, tmp_path_factory.mktemp("compose"))
     try:
-        cluster.compose("build", timeout=600)
-        cluster.compose("up", "--detach", "--scale", "worker=2")
+        cluster.start()
         yield cluster
     finally:
         cluster.compose(*KUBERNETES, "down", "--volumes", "--timeout", "45")
@@ -161,11 +192,31 @@ def test_tasks_of_a_producer_on_the_host_run_and_their_logs_can_be_read(cluster)
     assert printed == "packing parcel 1 of 2\npacking parcel 2 of 2\n"
 
 
+def test_what_the_page_types_in_a_second_terminal_follows_a_task(cluster):
+    id_ = cluster.on_the_host(the_line(PAGE, "python -c")).strip()
+    printed = cluster.on_the_host(the_line(PAGE, "cellwork logs").replace(" ID", f" {id_}"))
+    assert printed.splitlines()[-1] == "packing parcel 5 of 5"
+
+
+def test_the_image_of_kubernetes_is_built_on_this_one(cluster, engine):
+    """Its first line is the build that compose has made, from here on out of the engine's cache."""
+    image = f"{cluster.project}-app:dev"
+    worker, app = the_line(KINDS_PAGE, "-f compose/Dockerfile"), the_line(KINDS_PAGE, "-f k8s/overlays")
+    named = worker.replace("cellwork-cluster/worker:dev", f"{cluster.project}:dev")
+    cluster.types(f"{named} --build-arg BASE_IMAGE=cellwork/python:base", timeout=300)
+    named = app.replace("cellwork-cluster/app:dev", image)
+    try:
+        cluster.types(f"{named} --build-arg CELLWORK_IMAGE={cluster.project}:dev", timeout=100)
+        assert engine.containers.run(image, ["ls", "/app/shop"], remove=True, network_mode="none").split()
+    finally:
+        engine.images.remove(image, force=True)
+
+
 def test_flower_shows_the_tasks_and_wants_a_login_for_metrics_too(cluster):
     wait_until(lambda: cluster.page("/healthcheck")[0] == 200, timeout=60, what="Flower")
     for path in ("/", "/tasks", "/metrics", "/api/tasks"):
         assert cluster.page(path, login=None)[0] == 401
-        assert cluster.page(path, login="monitor:wrong")[0] == 401
+        assert cluster.page(path, login="cellwork:wrong")[0] == 401
     sent = cluster.producer("from shop.tasks import total; r = total.delay([1]); r.get(timeout=50); print(r.id)")
     wait_until(lambda: sent in cluster.page("/api/tasks")[1], timeout=30, what="the task")
     assert "flower_events_total" in cluster.page("/metrics")[1]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 from conftest import WorkerProcess
+from pages.claims import the_lines
 from waiting import wait_until
 
 from cellwork import configure
@@ -43,6 +44,8 @@ def examples() -> dict[str, tuple[list[str], dict]]:
 
 def test_each_has_its_example():
     assert examples().keys() == EXPECTED.keys()
+    shown = [line for lines, _ in examples().values() for line in lines]
+    assert shown == the_lines("docs/routing.md", "celery -A shop.tasks worker")
 
 
 @pytest.fixture

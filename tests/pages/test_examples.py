@@ -1,4 +1,4 @@
-"""No example of a page goes unchecked: Python is run, settings are loaded, commands are parsed by their programs."""
+"""No example of a page goes unchecked: Python is run, settings are loaded; test_typed.py has the consoles."""
 
 import importlib.util
 import json
@@ -105,29 +105,24 @@ def test_toml_is_settings_or_a_table_of_prices(block, tmp_path, monkeypatch):
 
 
 @of("console")
-def test_commands_are_such_as_their_programs_take(block, tmp_path, monkeypatch):
-    for number, toml in enumerate(blocks(block.page, "toml")):
-        named = re.search(r"^#.*?(\w+\.toml)", toml.text)
-        (tmp_path / (named[1] if named else f"{number}.toml")).write_text(toml.text)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", consoles.path())
+def test_consoles_are_of_a_shell_and_what_they_show_is_compared(block):
+    """That each line does what it says: test_typed.py."""
     syntax = "\n".join(line.typed.replace("…", "") for line in consoles.lines(block))
     checked = subprocess.run(["bash", "-n"], input=syntax, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     for line in consoles.lines(block):
-        for command in consoles.commands(line.typed):
-            consoles.check(command)
+        assert set(consoles.assigned(consoles.bare(line))) <= consoles.VARIABLES, "nothing reads that variable"
         if line.output:
             assert block.page in RUN, f"{block}: nothing compares this output with what is really printed"
 
 
-def test_the_dev_container_and_pre_commit_start_what_is_there(monkeypatch):
-    monkeypatch.setenv("PATH", consoles.path())
+def test_the_dev_container_and_pre_commit_start_what_is_there():
+    """That a commit is checked by the hooks: test_contributing.py."""
     text = re.sub(r"^ *//.*$", "", (ROOT / ".devcontainer/devcontainer.json").read_text(), flags=re.MULTILINE)
     container = json.loads(text)
-    for line in (container["postCreateCommand"], container["postStartCommand"]):
-        for command in consoles.commands(line):
-            consoles.check(command)
+    assert container["postCreateCommand"] == "make venv images programs && .venv/bin/pre-commit install"
+    assert container["postStartCommand"] == "scripts/engine.sh"
+    subprocess.run(["make", "--dry-run", "venv", "images", "programs"], cwd=ROOT, capture_output=True, check=True)
     (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     programs = {hook["entry"].split()[0] for hook in repository["hooks"]}
     assert programs == {f".venv/bin/{name}" for name in ("ruff", "mypy", "lint-imports", "pytest")}

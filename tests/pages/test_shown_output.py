@@ -8,6 +8,7 @@ import time
 from celery import Celery
 from pages import consoles
 from pages.blocks import blocks
+from pages.claims import the_line
 
 from cellwork import configure
 from cellwork.broker import Broker
@@ -26,11 +27,9 @@ def {name}(): ...
 """
 
 
-def printed(page: str, folder, name: str, **env: str) -> tuple[str, list[str]]:
-    """What the page's one line with a prompt prints, and what the page shows."""
-    (line,) = [
-        line for block in blocks(page, "console") for line in consoles.lines(block) if line.output and line.typed
-    ]
+def printed(page: str, typed: str, folder, name: str, **env: str) -> tuple[str, list[str]]:
+    """What this line of the page prints, and what the page shows."""
+    (line,) = [line for block in blocks(page, "console") for line in consoles.lines(block) if line.typed == typed]
     (folder / "shop").mkdir()
     (folder / "shop" / "app.py").write_text(APP.format(name=name))
     ran = subprocess.run(
@@ -50,7 +49,7 @@ def printed(page: str, folder, name: str, **env: str) -> tuple[str, list[str]]:
 def test_the_router_explains_itself_as_its_page_shows(broker, tmp_path):
     settings = blocks("docs/routing.md", "toml")[0]
     (tmp_path / "cellwork.toml").write_text(settings.text.replace('"error"', '"warn"'))  # no worker of pods is here
-    said, shown = printed("docs/routing.md", tmp_path, "train")
+    said, shown = printed("docs/routing.md", the_line("docs/routing.md", "cellwork route"), tmp_path, "train")
     assert said.splitlines() == shown
 
 
@@ -65,6 +64,8 @@ def test_sizes_are_suggested_as_their_page_shows(broker, tmp_path):
         peak_memory_bytes=int(71.4 * 2**20), cpu_seconds=1.0, ended=time.time(),
     )  # fmt: skip
     store.add([run] * 412)
-    said, shown = printed("docs/sizing.md", tmp_path, "parse", CELLWORK_INSTALLATION=installation)
+    said, shown = printed(
+        "docs/sizing.md", the_line("docs/sizing.md", "--suggest"), tmp_path, "parse", CELLWORK_INSTALLATION=installation
+    )
     assert said.splitlines()[1:] == shown[1:]
     assert re.sub(r"[\d.]+ (MiB|s)\b", r"N \1", said.splitlines()[0]) == re.sub(r"[\d.]+ (MiB|s)\b", r"N \1", shown[0])

@@ -53,7 +53,8 @@ def cluster_health(current: Settings) -> dict[str, Any] | None:
     try:
         health = executor_health("kubernetes", current)
     except EngineUnavailable as error:
-        return {"what": "kubernetes", "ok": False, "detail": str(error), "facts": {}}
+        # A KUBECONFIG is on many machines that are to make no pods.
+        return {"what": "kubernetes", "ok": current.executor != "kubernetes", "detail": str(error), "facts": {}}
     return {"what": "kubernetes", "ok": health.ok, "detail": health.detail, "facts": health.facts}
 
 
