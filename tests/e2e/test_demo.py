@@ -18,6 +18,9 @@ DEMO = [sys.executable, "-m", "cellwork", "demo"]
 #: Seconds; whichever run is first builds two images, or two environments.
 TIMEOUT = 280
 
+#: Of its terminal.
+COLUMNS = 120
+
 pytestmark = pytest.mark.timeout(TIMEOUT + 20)
 
 
@@ -33,13 +36,14 @@ def environment(installation) -> dict[str, str]:
         "CELLWORK_BASE_IMAGE": "cellwork/python:base",
         "DEMO_BUSYBOX": "cellwork/busybox:base",
         "TERM": "xterm-256color",
+        "COLUMNS": str(COLUMNS),
     }
 
 
 def in_a_terminal(command: list[str], env: dict[str, str]) -> tuple[int, str]:
-    """Its status, and all that it wrote to a terminal of 120 columns."""
+    """Its status, and all that it wrote to a terminal."""
     ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0))
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
     written = b""
     with subprocess.Popen(command, env=env, stdin=its, stdout=its, stderr=its, start_new_session=True) as process:
         os.close(its)

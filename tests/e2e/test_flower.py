@@ -33,10 +33,14 @@ expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="module")
-def worker(start_worker):
+def worker(start_worker, shop):
+    """The only one that takes from the queue: what is seen here is asked of it."""
+    control, shared = shop.app.app.control, ["shared@test"]
+    control.cancel_consumer("docker", destination=shared)  # it may run already, for other tests
     started = start_worker("-c", "3", "-E", name="seen")
     yield started
     started.stop()
+    control.add_consumer("docker", destination=shared)
 
 
 @pytest.fixture(scope="module")

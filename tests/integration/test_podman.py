@@ -1,8 +1,11 @@
 """A Podman in the engine's place, through the API that it shares with Docker."""
 
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import docker
 import pytest
@@ -24,9 +27,11 @@ runtime = "runc"
 def podman(tmp_path_factory, engine) -> Iterator[str]:
     """The address of a Podman of the tests' own, which holds the tests' images."""
     folder = tmp_path_factory.mktemp("podman")
+    # It takes 50 characters.
+    run = Path(tempfile.mkdtemp(prefix="cw"))
     (folder / "containers.conf").write_text(CONFIGURATION)
     environment = os.environ | {"CONTAINERS_CONF": str(folder / "containers.conf")}
-    command = ["podman", "--root", folder / "root", "--runroot", folder / "run", "--log-level", "error"]
+    command = ["podman", "--root", folder / "root", "--runroot", run, "--log-level", "error"]
     for image in ("cellwork/python:base", "cellwork/busybox:base"):
         archive = folder / "image.tar"
         archive.write_bytes(b"".join(engine.images.get(image).save(named=True)))
@@ -40,6 +45,7 @@ def podman(tmp_path_factory, engine) -> Iterator[str]:
     service.terminate()
     service.wait(TIMEOUT)
     subprocess.run([*command, "system", "reset", "--force"], env=environment, check=True, capture_output=True)
+    shutil.rmtree(run, ignore_errors=True)
 
 
 def names(address: str) -> list[str]:

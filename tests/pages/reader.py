@@ -124,7 +124,8 @@ class Reader:
         finally:
             # A terminal sends Ctrl-C to all that were started in it.
             os.killpg(process.pid, signal.SIGINT)
-            assert process.wait(60) == status, f"$ {line}\n{log.read_text()}"
+            ended = process.wait(60)
+            assert ended == status, f"$ {line}\nended with {ended}\n{log.read_text()}"
 
     def types_page(self, page: str, say: Callable[[str], str] = str) -> dict[str, str]:
         """All lines of a page's consoles, in their order, except those that a test of their own types.

@@ -42,7 +42,9 @@ def test_the_environment_is_there_and_lint_passes(checkout):
 
 def test_lines_that_no_test_types_are_those_that_start_this_run():
     assert (ROOT / ".ci/run").read_text().rstrip().endswith("\nexec make test")
-    ran = subprocess.run(["make", "--dry-run", "test"], cwd=ROOT, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        ["make", "--no-print-directory", "--dry-run", "test"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert ran.stdout.rstrip().endswith("\nscripts/test.sh")
     script = (ROOT / "scripts/test.sh").read_text()
     for line in {line for _, line in RUNS_THESE} - {"make test"}:

@@ -103,14 +103,16 @@ class Holders:
         try:
             client.create_container_from_config(self._config(image), name)
             client.start(name)
-        except (requests.RequestException, OSError):
-            with self._lock:
-                # It may be there all the same: the worker's last sweep removes what is not in the books.
-                self._names.discard(name)
-            raise
-        except APIError as error:
+        except APIError as error:  # a RequestException, too
             self.discard(name)
             self._engine.knock()
+            if (error.status_code or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                logger.warning(
+                    "image %s: no holder of a network namespace this time (%s); its task gets a new one",
+                    image,
+                    answer(error),
+                )
+                return None
             # A missing image is the task's own error, told when its own container is created.
             if error.status_code != HTTPStatus.NOT_FOUND or "no such image" not in answer(error).lower():
                 logger.info(
@@ -118,6 +120,11 @@ class Holders:
                 )
                 self._unusable.add(image)
             return None
+        except (requests.RequestException, OSError):
+            with self._lock:
+                # It may be there all the same: the worker's last sweep removes what is not in the books.
+                self._names.discard(name)
+            raise
         return name
 
     def _config(self, image: str) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class _Run:
     started: float | None = None
     #: Somebody here asked it to end.
     stopped: bool = False
+    #: At once: whatever status its processes then end with.
+    killed: bool = False
     abandoned: bool = False
 
 
@@ -141,7 +143,7 @@ class KubernetesExecutor:
         """See the port. A pod knows no signals: it is deleted, with its grace or, for SIGKILL, with a second's."""
         if (run := self._running.get(launch_id)) is None:
             return
-        run.stopped = True
+        run.stopped, run.killed = True, signal == SIGKILL
         try:
             self._api.delete_pod(run.namespace, launch_id, grace=GRACE if signal == SIGKILL else None)
         except Refused as refused:
@@ -285,7 +287,7 @@ class KubernetesExecutor:
         ended = status.exit_of(launch, pod)
         if launch.payload is None and (terminated := status.task_container(pod).state.terminated) is not None:
             ended = msgspec.structs.replace(ended, used=shell.figures(terminated.message))
-        if pod.metadata.deletion_timestamp is not None and not run.stopped and not ended.killed:
+        if pod.metadata.deletion_timestamp is not None and (run.killed or not run.stopped) and not ended.killed:
             return msgspec.structs.replace(ended, killed=True, detail="the pod was deleted")
         return ended
 
