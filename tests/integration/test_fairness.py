@@ -4,6 +4,7 @@ import time
 import uuid
 from itertools import pairwise
 from queue import Empty
+from statistics import median
 
 import pytest
 import redis
@@ -251,11 +252,15 @@ def test_a_key_with_few_tasks_hardly_waits_for_one_with_many(shop, fair_worker):
         sent = [(time.time(), shop.tasks.nap.apply_async((0.05,), queue="fair", fair_key="few")) for _ in range(count)]
         return sorted(result.get(timeout=TIMEOUT)[0] - at for at, result in sent)
 
+    def longest() -> float:
+        """Of ten, in the middle one of three rounds: another program may have the processor in one of them."""
+        return median(waits(10)[-1] for _ in range(3))
+
     waits(2)
-    alone = waits(10)[-1]
+    alone = longest()
     for _ in range(500):
         shop.tasks.nap.apply_async((0.05,), queue="fair", fair_key="many", ignore_result=True)
-    together = waits(10)[-1]
+    together = longest()
     with shop.app.app.connection_for_write() as connection:
         assert connection.default_channel.queue_purge("fair") > 300, "the many still wait"
     assert together < 3 * alone
