@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -28,30 +29,42 @@ BODY = 'trap "exit 143" TERM; echo began; n=0; while [ $n -lt 60 ]; do sleep 0.1
 
 
 class LosingWay(EngineWay):
-    """A sandbox is started by it, and the task that was on its way there is lost: once.
-
-    `breaks`: whether the connection breaks, and so the sandbox's standard input ends; an engine that restarts with
-    live-restore leaves that open.
-    """
+    """A sandbox is started by it, and the task that was on its way there is lost: once."""
 
     lost = 0
 
-    def __init__(self, folder: Path, *, breaks: bool) -> None:
-        self._breaks = breaks
+    def __init__(self, folder: Path, *, open_input: bool, warm: bool) -> None:
+        """Args:
+        folder: where its socket is.
+        open_input: the sandbox's standard input stays open, as with an engine that restarts with live-restore.
+        warm: the task is lost that is given to a sandbox which has got its code before.
+        """
+        self._open_input, self._warm = open_input, warm
+        self._closed = threading.Event()
         super().__init__(folder)
 
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
                 sink.sendall(data)
-                if b"/attach?" in data and not self.lost and source.recv(1 << 16):
+                if b"/attach?" not in data:
+                    continue
+                if self._warm:
+                    sink.sendall(source.recv(1 << 16))
+                if (payload := source.recv(1 << 16)) and not self.lost:
                     self.lost += 1
-                    if not self._breaks:
-                        source.recv(1)
+                    if self._open_input:
+                        source.shutdown(socket.SHUT_RDWR)
+                        self._closed.wait()
                     break
+                sink.sendall(payload)
         for one in (source, sink):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._closed.set()
+        super().close()
 
 
 class DeafWay(EngineWay):
@@ -191,12 +204,13 @@ def test_a_body_that_ends_while_its_engine_is_away_is_not_run_a_second_time(own,
     assert written("start") == 1
 
 
-@pytest.mark.parametrize("breaks", [True, False], ids=["broken off", "open for ever"])
-def test_a_task_that_was_lost_on_its_way_into_its_sandbox_gets_another(breaks, start_worker, shop, tmp_path):
-    way = LosingWay(tmp_path, breaks=breaks)
+@pytest.mark.parametrize("open_input", [False, True], ids=["input ended", "input open"])
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+def test_a_task_that_was_lost_on_its_way_into_its_sandbox_gets_another(open_input, warm, start_worker, shop, tmp_path):
+    way = LosingWay(tmp_path, open_input=open_input, warm=warm)
     worker = start_worker("-c", "1", "-Q", "losing", DOCKER_HOST=way.url)
-    result = shop.tasks.echo.apply_async((7,), queue="losing", warm=False)
-    assert result.get(timeout=2 * TIMEOUT) == 7
+    results = [shop.tasks.echo.apply_async((n,), queue="losing", warm=warm) for n in range(1 + 9 * warm)]
+    assert [result.get(timeout=2 * TIMEOUT) for result in results] == [*range(len(results))]
     assert way.lost == 1
     assert "got no task" in worker.text
     worker.stop()

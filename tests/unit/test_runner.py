@@ -321,11 +321,12 @@ def test_a_runner_whose_worker_left_before_the_payload_ends_by_itself():
         stream.close()
 
 
-def test_a_runner_whose_payload_does_not_come_gives_up_and_says_so():
+@pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGURG], ids=["by its alarm", "as it is asked"])
+def test_a_runner_whose_payload_does_not_come_gives_up_and_says_so(number):
     process = start()
     # Its own alarm would come after a minute.
-    wait_until(lambda: process.poll() is not None or catches(process.pid, signal.SIGALRM), what="the runner to wait")
-    process.send_signal(signal.SIGALRM)
+    wait_until(lambda: process.poll() is not None or catches(process.pid, number), what="the runner to wait")
+    process.send_signal(number)
     assert process.stdout.read() == b"\ncellwork: standard input ended before the task came; nothing was run\n"
     assert process.wait() == 75
     for stream in (process.stdin, process.stdout, process.stderr):

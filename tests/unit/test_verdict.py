@@ -182,6 +182,8 @@ NO_TASK = b"\ncellwork: standard input ended before the task came; nothing was r
         # Its engine ended as well, and lost what it printed.
         (Exit(code=75, adopted=True), b""),
         (Exit(code=75, unseen=True), b""),
+        # Ended before its program had begun.
+        (Exit(code=2, adopted=True), b""),
     ],
 )
 def test_a_sandbox_that_never_got_its_task_is_lost(ended, tail):
@@ -198,6 +200,8 @@ def test_a_sandbox_that_never_got_its_task_is_lost(ended, tail):
         (Exit(code=75, adopted=True), b"printed"),
         (Exit(code=75), NO_TASK + b"more"),
         (Exit(code=1), NO_TASK),
+        (Exit(code=2), b""),
+        (Exit(code=2, adopted=True), b"usage: convert FILE"),
     ],
 )
 def test_a_body_that_ends_with_the_status_of_a_sandbox_without_a_task_is_not_lost(ended, tail):

@@ -26,6 +26,9 @@ from cellwork_worker.launch import Launch
 #: What the runner ends with when its standard input ends before the payload has arrived (docs/protocol.md).
 _NO_PAYLOAD = 75
 
+#: What a container ends with that an engine ends in the moment between its start and that of its program.
+_NO_PROGRAM = 2
+
 #: What it prints before that: see the same in runner/wire.py.
 _NO_TASK = b"\ncellwork: standard input ended before the task came; nothing was run\n"
 
@@ -82,9 +85,12 @@ def lost(launch: Launch, exit_: Exit, tail: bytes) -> CellworkError | TimeLimitE
 
 def _had_no_task(launch: Launch, exit_: Exit, tail: bytes) -> bool:
     """Whether no body can have run in it. An engine that ends loses what is printed meanwhile."""
-    if launch.payload is None or exit_.code != _NO_PAYLOAD:
+    if launch.payload is None:
         return False
-    return tail.endswith(_NO_TASK) or ((exit_.adopted or exit_.unseen) and not tail)
+    silent = (exit_.adopted or exit_.unseen) and not tail
+    return (silent and exit_.code in (_NO_PAYLOAD, _NO_PROGRAM)) or (
+        exit_.code == _NO_PAYLOAD and tail.endswith(_NO_TASK)
+    )
 
 
 def _stopped(launch: Launch, exit_: Exit) -> bool:

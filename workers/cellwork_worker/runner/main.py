@@ -19,6 +19,10 @@ NO_PAYLOAD = 75
 #: on its way when an engine with live-restore restarted, which leaves standard input open for ever.
 PATIENCE = 60
 
+#: What ends a runner that has not got its task yet: its own alarm, and its worker's question, once their connection has
+#: broken. Nothing else minds the second one.
+_GIVE_UP = (signal.SIGALRM, signal.SIGURG)
+
 #: Seconds that the runner waits for its worker to take the outcome. An engine that restarts reads on what a running
 #: container prints; what one printed that ended meanwhile is lost.
 LINGER = 60
@@ -35,7 +39,8 @@ def _on_term(number, frame):
 def main():
     # As process 1, a signal without a handler is ignored.
     signal.signal(signal.SIGTERM, _on_term)
-    signal.signal(signal.SIGALRM, lambda number, frame: _end_without_task())
+    for number in _GIVE_UP:
+        signal.signal(number, lambda number, frame: _end_without_task())
     warm = sys.argv[1:] == ["warm"]
     del sys.argv[1:]
     try:
@@ -47,7 +52,8 @@ def main():
         payload = read_payload(0, 0 if warm else PATIENCE)
         if payload is None:
             _end_without_task()
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        for number in _GIVE_UP:
+            signal.signal(number, signal.SIG_DFL)
         _run(payload[0], failed)
     except Terminated:
         _flush()

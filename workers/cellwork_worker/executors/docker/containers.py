@@ -13,7 +13,7 @@ from cellwork_worker.launch import Launch
 
 from .container import container_config
 from .declared import DeclaredVolumes
-from .engine import Engine, answer, name_taken
+from .engine import Engine, answer, name_taken, not_running
 from .followed import PATIENCE, Followed
 from .holders import Holders, may_join
 from .images import pull
@@ -21,6 +21,9 @@ from .removal import Remover
 from .stream import Attached
 
 logger = logging.getLogger("cellwork.worker")
+
+#: Ends a runner that has no task (docs/protocol.md), and is ignored by one that has.
+_HAVE_YOU_A_TASK = "SIGURG"
 
 #: When a container was started that never was.
 _NEVER = "0001-01-01T00:00:00Z"
@@ -106,7 +109,7 @@ class Containers:
         warm = "cellwork.warm" in found["Config"]["Labels"]
         container = Container(name, found["Id"], launch.spec.image or "", None, warm, found["Image"])
         try:
-            return container, self.followed(container, patience=0)
+            return container, self.followed(launch, container, patience=0)
         except NotFound:
             return None
 
@@ -122,13 +125,16 @@ class Containers:
         """The size of the image that sandboxes of that name are made of; None: not known."""
         return None if image is None else self._declared.size(image)
 
-    def followed(self, container: Container, patience: float = PATIENCE) -> Followed:
-        """The log of a container; `patience`: seconds that it is given to have ended.
+    def followed(self, launch: Launch, container: Container, patience: float = PATIENCE) -> Followed:
+        """The log of the launch's container, whose own connection is broken; `patience`: seconds that it is given to
+        have ended.
 
         Raises:
             docker.errors.NotFound
         """
         client = self.engine.client
+        if launch.payload is not None:
+            self._end_without_task(container)
         url = f"{client.base_url}/v{client.api_version}/containers/{container.id}/logs"
 
         def open_log(follow: bool) -> requests.Response:
@@ -150,6 +156,14 @@ class Containers:
             return bool(state["Running"])
 
         return Followed(open_log, runs, patience)
+
+    def _end_without_task(self, container: Container) -> None:
+        """The task may have been lost on its way into it: then nothing of it runs there, and it would wait for ever."""
+        try:
+            self.engine.ask(lambda: self.engine.client.kill(container.id, _HAVE_YOU_A_TASK))
+        except APIError as error:
+            if not not_running(error):
+                raise
 
     def remove(self, container: Container, name: str | None = None, *, ending: bool = False) -> None:
         """Kill and remove in the background; its network namespace is free when that is done.

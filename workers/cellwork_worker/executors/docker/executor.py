@@ -132,7 +132,7 @@ class DockerExecutor:
         connection may have been cut, and the sandbox has run on."""
         attached = sandbox.streams
         try:
-            sandbox.streams = followed = self._containers.followed(sandbox.container)
+            sandbox.streams = followed = self._containers.followed(launch, sandbox.container)
         except NotFound:
             return
         attached.close()
