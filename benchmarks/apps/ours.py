@@ -33,7 +33,7 @@ def started():
     return time.time()
 
 
-@app.task(memory="512m", memory_max="8g")
+@app.task(memory="512m", memory_max="16g")
 def needs(size):
     held = bytearray(size)
     for page in range(0, size, 4096):
@@ -47,21 +47,26 @@ def _hold(megabytes, seconds):
     time.sleep(seconds)
 
 
-@app.task
+@app.task(memory_max="2g")
 def holds20(seconds):
     _hold(20, seconds)
 
 
-@app.task
+@app.task(memory_max="2g")
 def holds60(seconds):
     _hold(60, seconds)
 
 
-@app.task
+@app.task(memory_max="2g")
 def holds150(seconds):
     _hold(150, seconds)
 
 
-@app.task
+@app.task(memory_max="2g")
 def holds400(seconds):
     _hold(400, seconds)
+
+
+@app.task(memory_max="2g")
+def holds700(seconds):
+    _hold(700, seconds)

@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import PROJECT
 from redis import Redis
+
+from cellwork.cli.broker_health import redis_health
 
 
 def run(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -59,6 +62,15 @@ def test_doctor_tells_which_tasks_the_policy_refuses(shop, tmp_path, monkeypatch
     assert "1 MiB of output" in found["policy"]["facts"]["most"]
     assert "image='cellwork/busybox:base' is not allowed" in found["tasks"]["facts"]["shop.checksum"]
     assert "shop.tasks.echo" not in found["tasks"]["facts"]
+
+
+def test_doctor_refuses_a_clock_that_is_not_the_brokers(shop, redis, monkeypatch):
+    real = time.time
+    assert redis_health(shop.tasks.app)["ok"]
+    monkeypatch.setattr(time, "time", lambda: real() - 60)
+    row = redis_health(shop.tasks.app)
+    assert not row["ok"]
+    assert row["detail"] == "its clock and ours differ by 60 s; run NTP on both machines"
 
 
 def test_doctor_refuses_a_broker_that_evicts_keys_when_it_is_full(shop, redis):

@@ -63,8 +63,11 @@ def good(ran: "subprocess.CompletedProcess[str]") -> list:
 def test_build_makes_what_is_missing_ls_shows_it_and_prune_removes_what_is_no_more_declared(images, stock, engine):
     (missing,) = good(images("ls", "--json"))
     assert (missing["size"], missing["tasks"]) == (None, ["cupboard.shelf"])
-    (built,) = good(images("build", "--json"))
+    building = images("build", "--json")
+    (built,) = good(building)
     assert (built["image"], built["built"]) == (missing["image"], True)
+    # Its bar, as it is in the end: all steps.
+    assert re.search(rf"{re.escape(built['image'])} ━+ (\d+)/\1 ", building.stderr), building.stderr
     assert good(images("build", "--json", as_celery=True))[0]["built"] is False
     (listed,) = good(images("ls", "--json"))
     assert listed["id"] == built["id"] == engine.images.get(built["image"]).id
@@ -161,7 +164,10 @@ def test_what_was_pushed_is_the_same_bytes_by_its_digest(images, engine, stock):
     (built,) = good(images("build", "--json"))
     with storing() as registry:
         digests = stock.with_name("digests.json")
-        (pushed,) = good(images("push", "--registry", registry.name, "--digests", str(digests), "--json"))
+        pushing = images("push", "--registry", registry.name, "--digests", str(digests), "--json")
+        (pushed,) = good(pushing)
+        # Its bar, as it is in the end: all bytes.
+        assert re.search(rf"{re.escape(pushed['image'])} ━+ ([\d.]+)/\1 [kM]?B", pushing.stderr), pushing.stderr
         assert json.loads(digests.read_text()) == {built["image"]: pushed["digest"]}
         assert pushed["image"] == f"{registry.name}/{built['image']}"
         assert pushed["digest"].startswith(f"{registry.name}/cellwork/busybox@sha256:")

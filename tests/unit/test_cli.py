@@ -1,6 +1,7 @@
 """The command line as a whole: its help, its completion, what it says where a service is missing."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import warnings
 import click
 import pytest
 from celery import Celery
+from celery.bin.celery import celery
 from celery.exceptions import CDeprecationWarning
 from click.testing import CliRunner
 from rich.console import Console
@@ -78,6 +80,11 @@ def typed(*words: str):
     return CliRunner().invoke(cellwork, words, prog_name="cellwork")
 
 
+def typed_as_celerys(*words: str):
+    """The same as ``celery -A kiosk cellwork …``."""
+    return CliRunner().invoke(celery, ["-A", "kiosk", "cellwork", *words], prog_name="celery", standalone_mode=True)
+
+
 def test_help_lists_the_commands_in_their_order_each_with_a_whole_line():
     shown = typed("--help").output
     lines = [line.split(maxsplit=1) for line in shown.splitlines() if line.startswith("  ")]
@@ -145,6 +152,8 @@ def test_without_a_broker_one_line_says_which_and_what_to_do(kiosk, words, monke
     (tmp_path / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     ran = typed(*words.split())
+    as_celerys = typed_as_celerys(*words.replace(" -A kiosk", "").split())
+    assert (as_celerys.exit_code, as_celerys.stderr) == (ran.exit_code, ran.stderr)
     assert ran.exit_code == 1
     assert ran.stderr == (
         "Error: the broker at 127.0.0.1:1/0 (broker_url) does not answer; start it (cellwork up starts one here), or "
@@ -161,6 +170,49 @@ def test_without_an_engine_one_line_says_what_the_system_said_and_what_to_do(kio
     told = " ".join((ran.stdout if "doctor" in words else ran.stderr).split())
     assert "no Docker engine answers at unix:///nowhere.sock, to connect: No such file or directory. Start it" in told
     assert "hush" not in ran.output
+
+
+@pytest.mark.parametrize(
+    "words", ["images prune", "images ls", "logs x", "cp x:/a .", "route kiosk.sells", "doctor", "up", "dead show x"]
+)
+def test_a_command_does_the_same_under_celerys_own(kiosk, words):
+    first, *rest = words.split()
+    ran = typed(first, "-A", "kiosk", *rest)
+    as_celerys = typed_as_celerys(first, *rest)
+    assert (as_celerys.exit_code, as_celerys.stdout, as_celerys.stderr) == (ran.exit_code, ran.stdout, ran.stderr)
+    assert ran.output
+
+
+@pytest.mark.parametrize(("name", "command"), every_command(), ids=lambda one: one if isinstance(one, str) else "")
+def test_every_command_explains_itself_under_celerys_own(kiosk, name, command):
+    ran = typed_as_celerys(*name.split(), "--help")
+    assert ran.exit_code == 0, ran.output
+    assert f"celery cellwork {name}" in ran.stdout
+
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+clusters: [{name: here, cluster: {server: "https://127.0.0.1:1"}}]
+users: [{name: me, user: {token: hush}}]
+contexts: [{name: mine, context: {cluster: here, user: me}}]
+current-context: mine
+"""
+
+
+def test_doctor_says_which_cluster_does_not_answer_or_is_not_configured(kiosk, tmp_path, monkeypatch):
+    config = tmp_path / "config"
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    assert f"no Kubernetes cluster is configured (KUBECONFIG={config}): " in kubernetes_row()["detail"]
+    config.write_text(KUBECONFIG)
+    told = kubernetes_row()
+    assert told["detail"].startswith("the API server at https://127.0.0.1:1 does not answer")
+    assert told["detail"].endswith("Start the cluster, or correct KUBECONFIG")
+    assert (told["ok"], "hush" in told["detail"]) == (False, False)
+
+
+def kubernetes_row() -> dict:
+    return {row["what"]: row for row in json.loads(typed("doctor", "--json").stdout)}["kubernetes"]
 
 
 def test_doctor_without_services_names_broker_and_result_backend(kiosk):

@@ -162,8 +162,8 @@ class Connection:
                 self._namespace = chosen["context"].get("namespace") or "default"
         except (config.ConfigException, OSError) as error:
             raise EngineUnavailable(
-                f"no Kubernetes cluster is configured: {str(error).rstrip('.')}. Set KUBECONFIG, or run "
-                f"the worker inside the cluster with a service account"
+                f"no Kubernetes cluster is configured{_said(os.environ.get('KUBECONFIG'))}: {str(error).rstrip('.')}. "
+                f"Set KUBECONFIG, or run the worker inside the cluster with a service account"
             ) from error
         settings.connection_pool_maxsize = self._connections
         return settings
@@ -180,3 +180,7 @@ def _credentials(settings: client.Configuration) -> dict[str, str]:
     """A token may be renewed at any time; the SDK sees to that. Without one, TLS says who we are."""
     auth: Any = settings.auth_settings()
     return {one["key"]: one["value"] for one in auth.values()}
+
+
+def _said(files: str | None) -> str:
+    return f" (KUBECONFIG={files})" if files else ""
