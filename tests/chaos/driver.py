@@ -238,13 +238,14 @@ class Run:
         seconds, last = 0.0, time.monotonic()
         deadline = last + SETTLE
         while held and time.monotonic() < deadline:
-            served, now = self.cluster.served_beside(worker), time.monotonic()
+            served = self.cluster.served_beside(worker)
+            try:
+                taken = [key for key, owner in held.items() if self.client.hget(key, "owner") != owner]
+            except EXPECTED:
+                taken, served = [], False  # Redis is away, and nobody can take anything
+            now = time.monotonic()
             seconds, last = seconds + (now - last if served else 0.0), now
-            for key, owner in list(held.items()):
-                try:
-                    if self.client.hget(key, "owner") != owner:
-                        self._recovery.append(seconds)
-                        del held[key]
-                except EXPECTED:
-                    break
+            self._recovery += [seconds] * len(taken)
+            for key in taken:
+                del held[key]
             self._never.wait(0.05)
