@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from httpserver import answering
+
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _CONFIG = "application/vnd.docker.container.image.v1+json"
 _LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -81,15 +83,11 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(image: Any, login: str | None = None) -> Iterator[Registry]:
     """Serve an image of the engine. `login`: ``name:password``."""
-    with Registry(b"".join(image.save()), login) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    with answering(Registry(b"".join(image.save()), login)) as server:
         try:
             yield server
         finally:
             server.answering.set()
-            server.shutdown()
-            thread.join()
 
 
 def _read(tar: tarfile.TarFile, name: str) -> bytes:

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from httpserver import answering
 
 
 class StoringRegistry(ThreadingHTTPServer):
@@ -101,11 +102,5 @@ def _digest(data: bytes) -> str:
 @contextmanager
 def storing() -> Iterator[StoringRegistry]:
     """Serve an empty one."""
-    with StoringRegistry() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with answering(StoringRegistry()) as server:
+        yield server

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import kubernetes_validate
 from emulator import protobuf
+from httpserver import answering
 
 Object = dict[str, Any]
 
@@ -194,11 +195,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def objects() -> Iterator[ObjectServer]:
     """Serve an empty one."""
-    with ObjectServer() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with answering(ObjectServer()) as server:
+        yield server

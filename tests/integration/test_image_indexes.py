@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import ClassVar
 import builtimages
 import docker
 import pytest
+from httpserver import answering
 
 USER, PASSWORD = "builder", "hush-hush-4711"
 
@@ -62,12 +62,8 @@ class Index(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def address(gateway) -> Iterator[str]:
     """Where builds reach the index."""
-    with http.server.ThreadingHTTPServer((gateway, 0), Index) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with answering(http.server.ThreadingHTTPServer((gateway, 0), Index)) as server:
         yield f"{gateway}:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """Every line of a page's console is typed by a test: most of them here, in a world that has what they speak of."""
 
 import json
-import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from celery import Celery
+from httpserver import answering
 from otlp import collecting
 from pages.blocks import blocks
 from pages.claims import nobodys
@@ -83,11 +83,10 @@ def test_the_page_on_the_command_line(shop, gateway):
         def log_message(self, *_):
             """Say nothing."""
 
-    with ThreadingHTTPServer((gateway, 0), Answers) as server, shop.leaves_running(READY.format(name=shop.name), 1):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = ThreadingHTTPServer((gateway, 0), Answers)
+    with answering(server), shop.leaves_running(READY.format(name=shop.name), 1):
         page = f"http://{gateway}:{server.server_address[1]}"
         printed = shop.types_page("docs/cli.md", lambda line: line.replace("-qO- https://example.org", f"-qO- {page}"))
-        server.shutdown()
     assert [text.splitlines()[-1] for text in printed.values()][0::2] == ["example.org", "an example"]
 
 

@@ -1,9 +1,9 @@
 """BuildKit: when it is chosen, how it is called, and how its progress is read. No engine here has it."""
 
 import http.server
-import threading
 
 import pytest
+from httpserver import answering
 
 from cellwork.errors import ImageBuildFailed
 from cellwork_worker.executors.docker import Engine, buildkit
@@ -51,14 +51,10 @@ class Engine23(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def engine():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Engine23) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    with answering(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Engine23)) as server:
         found = Engine(f"tcp://127.0.0.1:{server.server_address[1]}")
         yield found
         found.client.close()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
