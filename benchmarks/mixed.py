@@ -1,6 +1,6 @@
 """``python -m benchmarks.mixed [--tasks N]``: a mixed load of tasks that say nothing of their needs, on one host.
 
-Five tasks that fill 20, 60, 150, 400 and 700 MB for a second, in turn; eight slots, 2 GiB of memory for all of them.
+Five tasks that fill 20, 60, 150, 400 and 700 MB for three seconds, in turn; eight slots, 2 GiB of memory for all of them.
 First with the defaults (512 MiB each, ``memory_max="2g"``) and nothing known, then with ``learn="on"`` and what the
 first ones have taught.
 """
@@ -15,7 +15,7 @@ from cellwork.usagestore import UsageStore
 
 from .workers import variants
 
-HOST, SIZES, SECONDS = 2 << 30, (20, 60, 150, 400, 700), 1.0
+HOST, SIZES, SECONDS = 2 << 30, (20, 60, 150, 400, 700), 3.0
 
 
 def load(app: Any, count: int, **options: Any) -> tuple[float, float]:

@@ -295,10 +295,10 @@ def test_a_task_that_learns_asks_for_what_its_runs_used_and_is_heavy_by_that(lea
 
 def test_the_command_line_tells_what_to_write(shop, worker_store):
     worker_store.add(
-        [run(task="shop.sized", peak_memory_bytes=50 << 20, run_seconds=1.0, cpu_seconds=0.4) for _ in range(25)]
+        [run(task="shop.sized", peak_memory_bytes=50 << 20, run_seconds=1.0, cpu_seconds=1.4) for _ in range(25)]
     )
     told = cellwork("shop.sized", "--suggest").stdout
     assert told.startswith("# shop.sized: 25 runs, 95 % of them within ")
-    assert told.splitlines()[1] == '@app.task(memory="80m", cpus=0.5)'
+    assert told.splitlines()[1] == '@app.task(memory="80m", cpus=1.5)'
     assert json.loads(cellwork("shop.sized", "--suggest", "--json").stdout)[0]["memory"] == 80 << 20
     assert cellwork("nobody", "--suggest").stdout.startswith("nothing to suggest yet")

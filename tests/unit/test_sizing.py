@@ -20,11 +20,12 @@ def summary(runs: int = 100, peak: float = 100 * MIB, cpu: float = 1.0, seconds:
 @pytest.mark.parametrize(
     ("used", "memory", "cpus"),
     [
-        ({}, 128, 0.5),
-        ({"peak": MIB}, 64, 0.5),
-        ({"peak": 1000 * MIB}, 1264, 0.5),
-        ({"cpu": 0.0}, 128, 0.25),
+        ({}, 128, 1.0),
+        ({"peak": MIB}, 64, 1.0),
+        ({"peak": 1000 * MIB}, 1264, 1.0),
+        ({"cpu": 0.0}, 128, 1.0),
         ({"cpu": 2.02}, 128, 1.0),
+        ({"cpu": 2.2}, 128, 1.25),
         ({"cpu": 7.0}, 128, 3.5),
     ],
 )
