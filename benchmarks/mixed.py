@@ -1,8 +1,8 @@
 """``python -m benchmarks.mixed [--tasks N]``: a mixed load of tasks that say nothing of their needs, on one host.
 
-Five tasks that fill 20, 60, 150, 400 and 700 MB for three seconds, in turn; eight slots, 2 GiB of memory for all of them.
-First with the defaults (512 MiB each, ``memory_max="2g"``) and nothing known, then with ``learn="on"`` and what the
-first ones have taught.
+Five tasks that fill 20, 60, 150, 400 and 700 MB for three seconds, in turn; eight slots, 2 GiB of memory for all of
+them. First with the defaults (512 MiB each, ``memory_max="2g"``) and nothing known, then with ``learn="on"`` and what
+the first ones have taught.
 """
 
 import argparse
