@@ -156,13 +156,19 @@ class WorkerProcess:
         return self.process.wait(timeout)
 
     def inspect(self, what: str):
-        """What `celery inspect` says of this worker."""
-        ask = getattr(self.app.control.inspect([self.name], timeout=5), what)
-        try:
-            answer = ask()
-        except redis.exceptions.ConnectionError:
-            answer = ask()  # a test had broken the connection
-        return (answer or {}).get(self.name)
+        """What `celery inspect` says of this worker; None: it does not answer.
+
+        Asked anew every second: one that has just begun to consume does not hear the first question.
+        """
+        ask = getattr(self.app.control.inspect([self.name], timeout=1), what)
+        for _ in range(5):
+            try:
+                answer = ask()
+            except redis.exceptions.ConnectionError:
+                answer = None  # a test had broken the connection
+            if answer:
+                return answer.get(self.name)
+        return None
 
     def stop(self) -> None:
         if self.process.poll() is None:
