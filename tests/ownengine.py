@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import docker
+import psutil
 from docker.errors import APIError
 from waiting import wait_until
 
@@ -96,10 +97,26 @@ class OwnEngine:
             with contextlib.suppress(APIError):  # it has ended meanwhile
                 container.kill()
         self.stop()
+        left = self._processes()
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        _, alive = psutil.wait_procs(left, timeout=_STOP)
+        assert not alive, alive
         for mounted in self._mounts():
             # Lazily, for a process that is about to end may be in it. What is mounted on it came later and is gone.
             subprocess.run(["umount", "--lazy", mounted], check=True)
         shutil.rmtree(self._folder)
+
+    def _processes(self) -> list[psutil.Process]:
+        """Shims, and what they began, of containers that it was making when it ended: no successor knows them."""
+        address = f"{self._folder}/exec/containerd/containerd.sock"
+        shims = [one for one in psutil.process_iter(["cmdline"]) if address in (one.info["cmdline"] or ())]
+        found = list(shims)
+        for shim in shims:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ends by itself
+                found += shim.children(recursive=True)
+        return found
 
     def _mounts(self) -> list[str]:
         """Below its folder, the last first: overlays, network namespaces, the folder on itself, a small disk."""
