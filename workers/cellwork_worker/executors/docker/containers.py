@@ -13,7 +13,7 @@ from cellwork_worker.launch import Launch
 
 from .container import container_config
 from .declared import DeclaredVolumes
-from .engine import Engine, answer, name_taken, not_running
+from .engine import Engine, answer, name_taken
 from .followed import PATIENCE, Followed
 from .holders import Holders, may_join
 from .images import pull
@@ -159,11 +159,7 @@ class Containers:
 
     def _end_without_task(self, container: Container) -> None:
         """The task may have been lost on its way into it: then nothing of it runs there, and it would wait for ever."""
-        try:
-            self.engine.ask(lambda: self.engine.client.kill(container.id, _HAVE_YOU_A_TASK))
-        except APIError as error:
-            if not not_running(error):
-                raise
+        self.engine.ask(lambda: self.engine.signal(container.id, _HAVE_YOU_A_TASK))
 
     def remove(self, container: Container, name: str | None = None, *, ending: bool = False) -> None:
         """Kill and remove in the background; its network namespace is free when that is done.

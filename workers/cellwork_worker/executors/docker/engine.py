@@ -116,6 +116,18 @@ class Engine:
                 time.sleep(pause)
         return question()
 
+    def signal(self, container: str, name: str) -> None:
+        """Send a container's first process a signal, such as ``SIGTERM``; nothing happens where it does not run.
+
+        Raises:
+            APIError: the engine refuses.
+        """
+        try:
+            self.client.kill(container, name)
+        except APIError as error:
+            if not not_running(error):
+                raise
+
     def knock(self) -> None:
         """See whether it takes new connections: one that is about to end answers on old ones, and what it says then
         is about itself.

@@ -18,7 +18,7 @@ from .build import ImageBuilder
 from .containers import Containers
 from .demand import WarmLimits
 from .ending import exit_of
-from .engine import Engine, answer, not_running
+from .engine import Engine, answer
 from .host import clock_of, disk_of
 from .listing import listed
 from .sampling import Sampling
@@ -158,10 +158,7 @@ class DockerExecutor:
         try:
             with self._engine.errors(f"to signal sandbox {launch_id}"):
                 sandbox = self._running.get(launch_id)
-                self._engine.client.kill(sandbox.container.id if sandbox else launch_id, Signals(signal).name)
-        except APIError as error:
-            if not not_running(error):
-                raise
+                self._engine.signal(sandbox.container.id if sandbox else launch_id, Signals(signal).name)
         except EngineUnavailable:
             # The task must end for its worker even where the engine cannot end the container.
             if signal == SIGKILL and sandbox is not None:

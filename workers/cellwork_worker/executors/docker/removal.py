@@ -12,7 +12,7 @@ from docker.errors import APIError
 
 from cellwork.errors import EngineUnavailable
 
-from .engine import Engine, not_running
+from .engine import Engine
 
 logger = logging.getLogger("cellwork.worker")
 
@@ -70,20 +70,13 @@ class Remover:
         try:
             with self._engine.errors(f"to remove sandbox {name}"):
                 if self._engine.podman:
-                    self._kill(name)
+                    # It would ask it to end, and give it ten seconds.
+                    self._engine.signal(name, "SIGKILL")
                 # Its volumes, too: an image can declare them, and they would stay for ever.
                 self._engine.client.remove_container(name, force=True, v=True)
         except APIError as error:
             # CONFLICT: somebody else is removing it.
             if error.status_code not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
-                raise
-
-    def _kill(self, name: str) -> None:
-        """Podman would ask it to end, and give it ten seconds."""
-        try:
-            self._engine.client.kill(name)
-        except APIError as error:
-            if not not_running(error):
                 raise
 
     def wait(self, name: str | None = None) -> bool:
