@@ -12,7 +12,7 @@ import pytest
 from pages import diagrams
 from pages.blocks import blocks
 
-from cellwork_worker.bootstrap import bootstrap
+from cellwork_worker.bootstrap import LOADER, program
 from cellwork_worker.frames import Frame, FrameParser
 from cellwork_worker.launch import pack
 
@@ -72,8 +72,8 @@ def seen(name: str, tmp_path: str) -> list[str]:
     parts, arguments, _ = LIVES[name]
     given = payload(name.split(",")[0])[:parts]
     ran = subprocess.run(
-        [sys.executable, "-c", bootstrap(), *arguments],
-        input=b"".join(given),
+        [sys.executable, "-c", LOADER, *arguments],
+        input=program() + b"".join(given),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,  # one pipe, so that the order shows
         env={"PATH": os.defpath, "TMPDIR": str(tmp_path)},

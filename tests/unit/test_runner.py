@@ -16,7 +16,8 @@ import pytest
 from waiting import wait_until
 
 from cellwork import outcome
-from cellwork_worker.bootstrap import bootstrap
+from cellwork_worker.bootstrap import LOADER, program
+from cellwork_worker.executors.docker.stream import READY
 from cellwork_worker.frames import Frame, FrameParser
 
 NONCE = "ab" * 16
@@ -57,12 +58,12 @@ def part(header: object, data: bytes = b"") -> bytes:
 
 
 def ahead(sources: dict[str, str], code: str = "ship", preload: tuple[str, ...] = ()) -> bytes:
-    """The part of a payload that comes before the task."""
+    """What of a payload comes before the task."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as bundle:
         for name, text in sources.items():
             bundle.writestr(name, text)
-    return part({"code": code, "preload": preload}, archive.getvalue())
+    return program() + part({"code": code, "preload": preload}, archive.getvalue())
 
 
 def task(function: str = "tasks.run", **header: object) -> bytes:
@@ -92,9 +93,9 @@ def temporary(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
-def start(python: str = BARE) -> "subprocess.Popen[bytes]":
+def start(python: str = BARE, *arguments: str) -> "subprocess.Popen[bytes]":
     pipe, env = subprocess.PIPE, {"PATH": os.defpath, "TMPDIR": os.environ["TMPDIR"]}
-    return subprocess.Popen([python, "-c", bootstrap()], stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+    return subprocess.Popen([python, "-c", LOADER, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, env=env)
 
 
 def finish(process: "subprocess.Popen[bytes]", data: bytes | None = None) -> Ran:
@@ -303,34 +304,48 @@ def test_a_short_task_imports_nothing_that_is_slow_to_import(python):
 
 
 def test_a_runner_that_comes_as_source_alone_is_compiled_there(monkeypatch):
-    sources = bootstrap(ready=False)
-    assert len(sources) < len(bootstrap()) / 2
-    monkeypatch.setitem(globals(), "bootstrap", lambda: sources)
+    sources = program(ready=False)
+    assert len(sources) < len(program()) / 2
+    monkeypatch.setitem(globals(), "program", lambda: sources)
     assert run("def run(): return 1").outcome == outcome.Success(1)
 
 
-def test_a_runner_whose_worker_left_before_the_payload_ends_by_itself():
-    process = start()
-    assert process.stdin is not None
-    process.stdin.close()
-    wait_until(lambda: process.poll() is not None, what="the runner to end")
-    assert process.returncode == 75, "docs/protocol.md"
-    assert process.stdout.read() == b"\ncellwork: standard input ended before the task came; nothing was run\n"
-    for stream in (process.stdout, process.stderr):
-        assert stream is not None
-        stream.close()
+NO_TASK = b"\ncellwork: standard input ended before the task came; nothing was run\n"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [b"", program()[:3], program()[:1000], program(), ahead({}), ahead({}) + task()[:100]],
+    ids=["nothing", "a length", "half of its code", "its code", "the bundle", "half of the task"],
+)
+def test_a_runner_whose_worker_left_before_the_task_had_come_ends_by_itself(given):
+    ran = finish(start(), given)
+    assert ran.code == 75, "docs/protocol.md"
+    assert ran.output == NO_TASK
 
 
 @pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGURG], ids=["by its alarm", "as it is asked"])
-def test_a_runner_whose_payload_does_not_come_gives_up_and_says_so(number):
-    process = start()
+@pytest.mark.parametrize("given", [b"", ahead({})], ids=["without its code", "with its code"])
+def test_a_runner_whose_task_does_not_come_gives_up_and_says_so(number, given):
+    process = start(BARE, "warm")
+    process.stdin.write(given)
+    process.stdin.flush()
+    if given:
+        assert process.stdout.read(len(READY)) == READY
     # Its own alarm would come after a minute.
     wait_until(lambda: process.poll() is not None or catches(process.pid, number), what="the runner to wait")
     process.send_signal(number)
-    assert process.stdout.read() == b"\ncellwork: standard input ended before the task came; nothing was run\n"
+    assert process.stdout.read() == NO_TASK
     assert process.wait() == 75
     for stream in (process.stdin, process.stdout, process.stderr):
         stream.close()
+
+
+def test_a_runner_that_is_ended_before_its_code_has_come_ends():
+    process = start()
+    wait_until(lambda: catches(process.pid, signal.SIGTERM), what="it to wait for its code")
+    process.send_signal(signal.SIGTERM)
+    assert finish(process).code == 128 + signal.SIGTERM
 
 
 def catches(pid: int, number: int) -> bool:

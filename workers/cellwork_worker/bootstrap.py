@@ -1,8 +1,8 @@
-"""The runner as one argument of ``python3 -c``: injected, so any image with Python 3.8 or newer works as it is."""
+"""The runner as it gets into a sandbox: injected, so any image with Python 3.8 or newer works as it is."""
 
-import base64
 import functools
 import marshal
+import struct
 import zlib
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
@@ -14,19 +14,36 @@ _RUNNER = Path(__file__).parent / "runner"
 #: Shared with the producer's side, where it means the same.
 _IMPORTS = Path(imports.__file__)
 
-#: Makes a package of it in memory: nothing is written, so a read-only sandbox will do. Another Python than the worker's
-#: compiles the sources, which takes it longer than all that the runner does for a short task.
-_LOADER = """\
-import binascii,marshal,sys,zlib
-U=lambda b:zlib.decompress(binascii.a2b_base64(b))
+#: Exit status where standard input ended before the task had come: nothing ran. And what is printed before: see the
+#: same in runner/main.py and runner/wire.py, which take over from here.
+NO_PAYLOAD = 75
+NO_TASK = b"\ncellwork: standard input ended before the task came; nothing was run\n"
+
+#: Seconds without a byte of it after which it is given up, as in runner/main.py.
+_PATIENCE = 60
+
+#: The argument of ``python3 -c``: reads `program` from standard input and makes a package of it in memory, as nothing
+#: can be written in a read-only sandbox. An engine copies and stores arguments many times: 60 KB of them were an eighth
+#: of what a container costs it (docs/benchmarks.md). As process 1, a signal without a handler would be ignored.
+LOADER = f"""\
+import _signal,marshal,os,sys,zlib
+def L(*_):
+ os.write(1,{NO_TASK!r});os._exit({NO_PAYLOAD})
+for n in _signal.SIGALRM,_signal.SIGURG:_signal.signal(n,L)
+_signal.signal(_signal.SIGTERM,lambda *_:os._exit(128+_signal.SIGTERM))
+def R(n):
+ b=b""
+ while len(b)<n:
+  _signal.alarm({_PATIENCE});d=os.read(0,n-len(b));_signal.alarm(0)
+  if not d:L()
+  b+=d
+ return b
+N,M,C,S=marshal.loads(zlib.decompress(R(int.from_bytes(R(4),"big"))))
 P="_cellwork_runner"
 F="<"+P+"/%s.py>"
 T=type(sys);m=T(P);m.__path__=[];sys.modules[P]=m
-N={order!r}
-if getattr(sys.modules.get("_frozen_importlib_external"),"MAGIC_NUMBER",b"")=={magic!r}:
- C=marshal.loads(U({compiled!r}))
-else:
- C=[compile(s,F%n,"exec") for n,s in zip(N,U({sources!r}).decode().split("\\0"))]
+if getattr(sys.modules.get("_frozen_importlib_external"),"MAGIC_NUMBER",b"")==M:C=marshal.loads(C)
+else:C=[compile(s,F%n,"exec") for n,s in zip(N,S)]
 for n,c in zip(N,C):
  m=T(P+"."+n);m.__package__=P;sys.modules[P+"."+n]=m;setattr(sys.modules[P],n,m)
  exec(c,m.__dict__)
@@ -36,28 +53,25 @@ sys.modules[P+".main"].main()
 #: Each after those that it imports.
 _ORDER = ("text", "wire", "codec", "task", "imports", "standins", "output", "archive", "body", "usage", "main")
 
+#: Of marshal's formats: the newest that Python 3.8 reads of plain values.
+_MARSHAL = 2
+
 
 @functools.cache
-def bootstrap(*, ready: bool = True) -> str:
-    """The program's text, far below the 128 KiB that Linux allows for one argument.
+def program(*, ready: bool = True) -> bytes:
+    """What `LOADER` reads: four bytes of length, and so many of the runner's code, packed.
 
     Args:
-        ready: with its code compiled for Pythons of the worker's version: 60 KB instead of 20.
+        ready: with its code compiled for Pythons of the worker's version: three times as long. Another one compiles the
+            sources, which takes it longer than all that the runner does for a short task.
     """
     files = {name: _RUNNER / f"{name}.py" for name in _ORDER} | {"imports": _IMPORTS}
-    sources = {name: file.read_text() for name, file in files.items()}
+    sources = [files[name].read_text() for name in _ORDER]
     # Without docstrings and assertions, of which nothing is read there.
     compiled = [
         compile(source, f"<_cellwork_runner/{name}.py>", "exec", dont_inherit=True, optimize=2)
-        for name, source in sources.items()
+        for name, source in zip(_ORDER, sources, strict=True)
     ]
-    return _LOADER.format(
-        order=_ORDER,
-        magic=MAGIC_NUMBER if ready else b"none",
-        compiled=_packed(marshal.dumps(compiled) if ready else b""),
-        sources=_packed("\0".join(sources.values()).encode()),
-    )
-
-
-def _packed(data: bytes) -> bytes:
-    return base64.b64encode(zlib.compress(data, 9))
+    code = (_ORDER, MAGIC_NUMBER, marshal.dumps(compiled), sources) if ready else (_ORDER, b"none", b"", sources)
+    packed = zlib.compress(marshal.dumps(code, _MARSHAL), 9)
+    return struct.pack(">I", len(packed)) + packed

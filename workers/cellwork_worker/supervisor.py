@@ -20,7 +20,7 @@ from cellwork.spec import ContainerSpec
 from cellwork_worker import launch as launches
 from cellwork_worker import pods, policy, verdict
 from cellwork_worker.body import Body
-from cellwork_worker.bootstrap import bootstrap
+from cellwork_worker.bootstrap import LOADER, program
 from cellwork_worker.budget import Budget
 from cellwork_worker.bundle import Bundle, bundle
 from cellwork_worker.executors.base import STARTED, Executor, Exit
@@ -255,10 +255,11 @@ class Supervisor:
         ahead, digest = self._prepare(body, spec)
         task = self._task(body, job, spec, args, kwargs, self._nonce(launch_id))
         launches.check_size(body.name, len(ahead), len(task), self._settings.payload_max_bytes)
+        # A pod's image is seldom of the worker's Python, and its Secret is kept by the cluster: sources alone.
+        ahead = program(ready=name != "kubernetes") + ahead
         return replace(
             one,
-            # A pod's is in each event of each pod that a worker sees.
-            argv=(spec.python or "python3", "-c", bootstrap(ready=name != "kubernetes")),
+            argv=(spec.python or "python3", "-c", LOADER),
             env=env,
             payload=ahead + task,
             ahead=len(ahead),

@@ -20,17 +20,12 @@ from cellwork.errors import (
     SandboxLost,
 )
 from cellwork.quantity import format_bytes
+from cellwork_worker.bootstrap import NO_PAYLOAD, NO_TASK
 from cellwork_worker.executors.base import Exit
 from cellwork_worker.launch import Launch
 
-#: What the runner ends with when its standard input ends before the payload has arrived (docs/protocol.md).
-_NO_PAYLOAD = 75
-
 #: What a container ends with that an engine ends in the moment between its start and that of its program.
 _NO_PROGRAM = 2
-
-#: What it prints before that: see the same in runner/wire.py.
-_NO_TASK = b"\ncellwork: standard input ended before the task came; nothing was run\n"
 
 #: Exceptions of Celery's that mean something to its trace, by the names that a body raises them under.
 _CELERY: dict[str, type[Exception]] = {
@@ -88,9 +83,7 @@ def _had_no_task(launch: Launch, exit_: Exit, tail: bytes) -> bool:
     if launch.payload is None:
         return False
     silent = (exit_.adopted or exit_.unseen) and not tail
-    return (silent and exit_.code in (_NO_PAYLOAD, _NO_PROGRAM)) or (
-        exit_.code == _NO_PAYLOAD and tail.endswith(_NO_TASK)
-    )
+    return (silent and exit_.code in (NO_PAYLOAD, _NO_PROGRAM)) or (exit_.code == NO_PAYLOAD and tail.endswith(NO_TASK))
 
 
 def _stopped(launch: Launch, exit_: Exit) -> bool:
