@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import IO
@@ -138,14 +138,13 @@ class Reader:
             )
 
     def _ctrl_c(self, process: "subprocess.Popen[str]", presses: int) -> int:
-        """A terminal sends it to all that were started in it."""
+        """A terminal sends it to all that were started in it; pressed again where they do not end by it."""
+        for _ in range(presses - 1):
+            os.killpg(process.pid, signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(15)
         os.killpg(process.pid, signal.SIGINT)
-        try:
-            return process.wait(60 if presses == 1 else 15)
-        except subprocess.TimeoutExpired:
-            if presses == 1:
-                raise
-            return self._ctrl_c(process, presses - 1)
+        return process.wait(60)
 
     def types_page(self, page: str, say: Callable[[str], str] = str) -> dict[str, str]:
         """All lines of a page's consoles, in their order, except those that a test of their own types.

@@ -149,20 +149,21 @@ class Connection:
 
     def _configuration(self) -> client.Configuration:
         settings = client.Configuration()
+        # The SDK looks at the variable only once, when it is imported.
+        files = os.environ.get("KUBECONFIG")
         try:
             if _NAMESPACE_FILE.exists():
                 config.load_incluster_config(client_configuration=settings)
                 self._namespace = _NAMESPACE_FILE.read_text().strip()
             else:
-                # The SDK looks at the variable only once, when it is imported.
-                files = os.environ.get("KUBECONFIG")
                 config.load_kube_config(files, context=self._context, client_configuration=settings)
                 contexts, current = config.list_kube_config_contexts(files)
                 chosen = next((c for c in contexts if c["name"] == self._context), current)
                 self._namespace = chosen["context"].get("namespace") or "default"
         except (config.ConfigException, OSError) as error:
+            where = f" (KUBECONFIG={files})" if files else ""
             raise EngineUnavailable(
-                f"no Kubernetes cluster is configured{_said(os.environ.get('KUBECONFIG'))}: {str(error).rstrip('.')}. "
+                f"no Kubernetes cluster is configured{where}: {str(error).rstrip('.')}. "
                 f"Set KUBECONFIG, or run the worker inside the cluster with a service account"
             ) from error
         settings.connection_pool_maxsize = self._connections
@@ -180,7 +181,3 @@ def _credentials(settings: client.Configuration) -> dict[str, str]:
     """A token may be renewed at any time; the SDK sees to that. Without one, TLS says who we are."""
     auth: Any = settings.auth_settings()
     return {one["key"]: one["value"] for one in auth.values()}
-
-
-def _said(files: str | None) -> str:
-    return f" (KUBECONFIG={files})" if files else ""
