@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from signal import SIGTERM, Signals
 from typing import Any
 
@@ -176,7 +177,8 @@ class Supervisor:
             executor.stop(launch.id, Signals[spec.stop_signal or "SIGTERM"] if signal == SIGTERM else signal)
 
         job.starting(stop, lambda: executor.abandon(launch.id))
-        job.discard = lambda: executor.discard(launch.id)
+        # Not a closure over the launch, which knows the job: a ring would keep its payload until a collection of all.
+        job.discard = partial(executor.discard, launch.id)
         try:
             meter.exit = ended = executor.run(launch, emit)
         except CellworkError:
