@@ -76,6 +76,7 @@ class WarmPool:
         self._by_fd: dict[int, tuple[_Shape, Warm]] = {}
         self._names: set[str] = set()
         self._dropped: deque[Warm] = deque()
+        self._handing = threading.Lock()
         self._wake_at = 0.0
         #: Bytes: what the tasks leave.
         self._spare: float = float("inf")
@@ -172,8 +173,11 @@ class WarmPool:
         self._dropped.append(warm)
 
     def _remove_dropped(self) -> None:
-        while self._dropped:
-            self._discard(self._dropped.popleft())
+        # Whoever comes second goes on only when the remover has them all: a sweep waits for it, and looks then who
+        # still uses a holder.
+        with self._handing:
+            while self._dropped:
+                self._discard(self._dropped.popleft())
 
     def _discard(self, warm: Warm) -> None:
         warm.streams.close()
