@@ -24,8 +24,8 @@ def main() -> None:
     found: list[list[float]] = []
     # With its bytecode, as whatever is installed has; empty means unset.
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    command = [sys.executable, "-c", PROGRAM]
     for number in range(calls + 1):
-        command = [sys.executable, "-c", PROGRAM]
         printed = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
         if number:
             found.append([float(figure) * 1000 for figure in printed.split()])

@@ -21,6 +21,9 @@ from cellwork_worker.executors.docker.stream import READY
 from cellwork_worker.frames import Frame, FrameParser
 
 NONCE = "ab" * 16
+
+#: docs/protocol.md has it.
+NO_TASK = b"\ncellwork: standard input ended before the task came; nothing was run\n"
 PYTHONS = sorted({p for v in range(8, 15) if (p := shutil.which(f"python3.{v}"))})
 
 
@@ -310,9 +313,6 @@ def test_a_runner_that_comes_as_source_alone_is_compiled_there(monkeypatch):
     assert run("def run(): return 1").outcome == outcome.Success(1)
 
 
-NO_TASK = b"\ncellwork: standard input ended before the task came; nothing was run\n"
-
-
 @pytest.mark.parametrize(
     "given",
     [b"", program()[:3], program()[:1000], program(), ahead({}), ahead({}) + task()[:100]],
@@ -339,6 +339,16 @@ def test_a_runner_whose_task_does_not_come_gives_up_and_says_so(number, given):
     assert process.wait() == 75
     for stream in (process.stdin, process.stdout, process.stderr):
         stream.close()
+
+
+def test_a_runner_whose_worker_left_without_its_code_ends_with_the_same_status_where_nobody_listens():
+    process = start()
+    wait_until(lambda: catches(process.pid, signal.SIGTERM), what="it to wait for its code")
+    process.stdout.close()
+    process.stdin.close()
+    assert process.wait(60) == 75
+    assert process.stderr.read() == b""
+    process.stderr.close()
 
 
 def test_a_runner_that_is_ended_before_its_code_has_come_ends():

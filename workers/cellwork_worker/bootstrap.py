@@ -26,28 +26,42 @@ _PATIENCE = 60
 #: can be written in a read-only sandbox. An engine copies and stores arguments many times: 60 KB of them were an eighth
 #: of what a container costs it (docs/benchmarks.md). As process 1, a signal without a handler would be ignored.
 LOADER = f"""\
-import _signal,marshal,os,sys,zlib
-def L(*_):
- os.write(1,{NO_TASK!r});os._exit({NO_PAYLOAD})
-for n in _signal.SIGALRM,_signal.SIGURG:_signal.signal(n,L)
-_signal.signal(_signal.SIGTERM,lambda *_:os._exit(128+_signal.SIGTERM))
-def R(n):
- b=b""
- while len(b)<n:
-  _signal.alarm({_PATIENCE});d=os.read(0,n-len(b));_signal.alarm(0)
-  if not d:L()
-  b+=d
- return b
-N,M,C,S=marshal.loads(zlib.decompress(R(int.from_bytes(R(4),"big"))))
-P="_cellwork_runner"
-F="<"+P+"/%s.py>"
-T=type(sys);m=T(P);m.__path__=[];sys.modules[P]=m
-if getattr(sys.modules.get("_frozen_importlib_external"),"MAGIC_NUMBER",b"")==M:C=marshal.loads(C)
-else:C=[compile(s,F%n,"exec") for n,s in zip(N,S)]
-for n,c in zip(N,C):
- m=T(P+"."+n);m.__package__=P;sys.modules[P+"."+n]=m;setattr(sys.modules[P],n,m)
- exec(c,m.__dict__)
-sys.modules[P+".main"].main()
+import _signal, marshal, os, sys, zlib
+
+def leave(*_):
+    try:
+        os.write(1, {NO_TASK!r})
+    finally:
+        os._exit({NO_PAYLOAD})
+
+def read(size):
+    data = b""
+    while len(data) < size:
+        _signal.alarm({_PATIENCE})
+        piece = os.read(0, size - len(data))
+        _signal.alarm(0)
+        if not piece:
+            leave()
+        data += piece
+    return data
+
+for number in _signal.SIGALRM, _signal.SIGURG:
+    _signal.signal(number, leave)
+_signal.signal(_signal.SIGTERM, lambda number, frame: os._exit(128 + number))
+names, magic, compiled, sources = marshal.loads(zlib.decompress(read(int.from_bytes(read(4), "big"))))
+if getattr(sys.modules.get("_frozen_importlib_external"), "MAGIC_NUMBER", b"") == magic:
+    codes = marshal.loads(compiled)
+else:
+    codes = [compile(source, "<_cellwork_runner/%s.py>" % name, "exec") for name, source in zip(names, sources)]
+Module = type(sys)
+package = sys.modules["_cellwork_runner"] = Module("_cellwork_runner")
+package.__path__ = []
+for name, code in zip(names, codes):
+    module = sys.modules["_cellwork_runner." + name] = Module("_cellwork_runner." + name)
+    module.__package__ = "_cellwork_runner"
+    setattr(package, name, module)
+    exec(code, module.__dict__)
+package.main.main()
 """
 
 #: Each after those that it imports.
