@@ -1,10 +1,13 @@
 """Sandboxes started ahead of need: used once, replaced, never stale, gone with their worker."""
 
+import json
 import signal
+import subprocess
+import sys
 import uuid
 
 import pytest
-from conftest import waits
+from conftest import PROJECT, waits
 from waiting import wait_until
 
 TIMEOUT = 60
@@ -51,6 +54,23 @@ def test_the_second_task_finds_a_sandbox_that_waited_and_none_is_used_twice(work
         seen.add(shop.tasks.control_group.apply_async(queue=queue).get(timeout=TIMEOUT))
         assert hits(worker) == before + 1
     assert len(seen) == 4
+
+
+def test_doctor_tells_how_a_workers_warm_sandboxes_are_used(worker, queue, shop):
+    for _ in range(2):
+        shop.tasks.control_group.apply_async(queue=queue).get(timeout=TIMEOUT)
+        wait_until(lambda: is_ready(worker, 2), timeout=TIMEOUT, what="two sandboxes to wait")
+    ran = subprocess.run(
+        [sys.executable, "-m", "cellwork", "doctor", "-A", "shop.app", "--json"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    facts = next(row["facts"] for row in json.loads(ran.stdout) if row["what"] == "workers")
+    told = facts[worker.name]
+    assert "; warm: 1 hits, 1 misses, 2 waiting, 0 starting, ready in " in told
+    assert f" {pool(worker)['start_seconds_p50']:g} s (p50)" in told
 
 
 def test_nothing_of_a_task_is_left_for_the_next_in_a_warm_sandbox(worker, queue, shop):

@@ -23,6 +23,9 @@ from . import application
 from .broker_health import backend_health, redis_health, versions_health
 from .image_health import images_health
 
+#: Seconds that workers are given to say how their sandboxes that wait warm are used.
+_ANSWER = 2.0
+
 
 class Health(Protocol):
     """What an executor says of itself (`cellwork_worker.executors.base.Health`)."""
@@ -96,6 +99,7 @@ def workers_health(app: Celery) -> dict[str, Any]:
     finally:
         broker.close()
     facts = {beat.worker: f"visibility_timeout={beat.visibility_timeout:g}, {beat.executor}" for beat in live}
+    facts |= {worker: f"{facts[worker]}; {told}" for worker, told in _warm(app, list(facts)).items()}
     others = [beat.worker for beat in live if beat.visibility_timeout != ours]
     detail = f"{len(live)} live, visibility_timeout={ours:g} s"
     if others:
@@ -104,6 +108,21 @@ def workers_health(app: Celery) -> dict[str, Any]:
             f"tasks of the others are delivered twice. Give all the same settings"
         )
     return {"what": "workers", "ok": not others, "detail": detail, "facts": facts}
+
+
+def _warm(app: Celery, workers: list[str]) -> dict[str, str]:
+    """How the sandboxes that wait warm are used, by worker; nothing of one that makes none or does not answer."""
+    if not workers:
+        return {}
+    asked = app.control.inspect(destination=workers, timeout=_ANSWER, limit=len(workers)).stats() or {}
+    pools = {worker: stats.get("pool", {}).get("warm") for worker, stats in asked.items()}
+    return {
+        worker: f"warm: {pool['hits']} hits, {pool['misses']} misses, {sum(pool['waiting'].values())} waiting, "
+        f"{pool['starting']} starting"
+        + (f", ready in {pool['start_seconds_p50']:g} s (p50)" if pool["start_seconds_p50"] else "")
+        for worker, pool in pools.items()
+        if pool is not None
+    }
 
 
 @click.command(short_help="Can tasks run here? If not, what to do.")
