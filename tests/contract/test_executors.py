@@ -134,6 +134,13 @@ def test_the_environment_is_what_was_launched_and_nothing_of_the_workers(kind, s
     assert others <= {"PATH", "HOME", "TMPDIR", "LANG", "HOSTNAME"}
 
 
+def test_a_dollar_is_a_dollar_whatever_it_stands_before(start, launch):
+    words = ("$$", "$(NAME)", "$$(NAME)", "$$$", "$(no", "a$", "$NAME")
+    run = start(launch("sh", "-c", 'printf "%s|" "$VALUE" "$@"', "sh", *words, env={"NAME": "x", "VALUE": "$(NAME)$$"}))
+    assert run.exit().code == 0
+    assert run.stdout.decode().split("|")[:-1] == ["$(NAME)$$", *words]
+
+
 def test_a_sandbox_has_a_temporary_folder_that_no_other_sandbox_sees(start, launch):
     for _ in range(2):
         run = start(launch("sh", "-c", 'cd "${TMPDIR:-/tmp}" && ls && echo mine > file && cat file'))

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -246,15 +247,15 @@ class Node:
                     found.append(telling.used(pod, uses.cpu_percent / 100, uses.memory_bytes))
         return found
 
-    def _env(self, pod: Object) -> list[str]:
-        found = []
+    def _env(self, pod: Object) -> dict[str, str]:
+        found: dict[str, str] = {}
         for one in pod["spec"]["containers"][0].get("env", ()):
-            value = one.get("value", "")
+            value = expanded(one.get("value", ""), found)
             if (reference := one.get("valueFrom", {}).get("secretKeyRef")) is not None:
                 assert self._store is not None
                 there = self._store.get("secrets", pod["metadata"]["namespace"], reference["name"])
                 value = base64.b64decode(there["data"][reference["key"]]).decode()
-            found.append(f"{one['name']}={value}")
+            found[one["name"]] = value
         return found
 
     def _contain(self, pod: Object, folder: Path) -> None:
@@ -264,7 +265,7 @@ class Node:
         except Missing as error:
             self._waiting(pod, "CreateContainerConfigError", str(error))
             return
-        config = _config(pod, folder, self._mark, self.claims) | {"Env": env}
+        config = _config(pod, folder, self._mark, self.claims, env)
         made = self._client.create_container_from_config(config, f"k8s-{uid}")
         self._containers[uid] = made["Id"]
         try:
@@ -334,6 +335,13 @@ class Node:
             self._store.update("pods", pod["metadata"]["namespace"], pod["metadata"]["name"], change)
 
 
+def expanded(text: str, env: dict[str, str]) -> str:
+    """With what variables hold for `$(NAME)`, if there is such a one, and `$` for `$$`."""
+    return re.sub(
+        r"\$(?:\$|\(([^)]*)\))", lambda found: "$" if found[1] is None else env.get(found[1], found[0]), text
+    )
+
+
 def _misfit(spec: Object, known: dict[str, Path]) -> str | None:
     requests = spec["containers"][0].get("resources", {}).get("requests", {})
     if float(requests.get("cpu", "0m").removesuffix("m")) / 1000 > CPUS:
@@ -347,7 +355,7 @@ def _misfit(spec: Object, known: dict[str, Path]) -> str | None:
     return f'0/1 nodes are available: persistentvolumeclaim "{missing[0]}" not found.' if missing else None
 
 
-def _config(pod: Object, folder: Path, mark: str, claims: dict[str, Path]) -> dict[str, Any]:
+def _config(pod: Object, folder: Path, mark: str, claims: dict[str, Path], env: dict[str, str]) -> dict[str, Any]:
     """What containerd is asked for, in Docker's words."""
     spec, container = pod["spec"], pod["spec"]["containers"][0]
     limits, security = container.get("resources", {}).get("limits", {}), container.get("securityContext", {})
@@ -365,6 +373,7 @@ def _config(pod: Object, folder: Path, mark: str, claims: dict[str, Path]) -> di
     network = (pod["metadata"].get("labels") or {}).get("cellwork.network", "bridge")
     config: dict[str, Any] = {
         "Image": container["image"],
+        "Env": [f"{name}={value}" for name, value in env.items()],
         "User": f"{user.get('runAsUser', '')}:{user.get('runAsGroup', '')}".rstrip(":"),
         "WorkingDir": container.get("workingDir", ""),
         "Labels": {mark: "", "pod": pod["metadata"]["name"]},
@@ -383,9 +392,9 @@ def _config(pod: Object, folder: Path, mark: str, claims: dict[str, Path]) -> di
             "LogConfig": {"Type": "local", "Config": {"max-size": "1g", "max-file": "1", "compress": "false"}},
         },
     }
-    if "command" in container:
-        config["Entrypoint"] = container["command"]
-        config["Cmd"] = container.get("args", [])
-    elif "args" in container:
-        config["Cmd"] = container["args"]
+    command, args = ([expanded(text, env) for text in container.get(name, ())] for name in ("command", "args"))
+    if command:
+        config["Entrypoint"] = command
+    if command or args:
+        config["Cmd"] = args
     return config

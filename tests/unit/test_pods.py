@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
+from emulator.node import expanded
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +42,14 @@ def pod(**status_: object) -> Pod:
 
 def in_state(**state: object) -> Pod:
     return pod(phase="Running", containerStatuses=[{"name": "task", "state": state}])
+
+
+@given(st.lists(st.text("$()A b", max_size=12), min_size=1))
+def test_kubernetes_puts_no_variable_into_what_is_run(words):
+    one = msgspec.structs.replace(launch(payload=None), argv=tuple(words), env={"A": "1", "B": words[0]})
+    container = manifest.pod(one)["spec"]["containers"][0]
+    assert [expanded(word, {"A": "1"}) for word in container["args"]] == words
+    assert expanded(container["env"][1]["value"], {"A": "1"}) == words[0]
 
 
 def test_what_a_launch_asks_for_is_what_the_pod_has():

@@ -49,6 +49,10 @@ _DEADLINE_SLACK = 60
 #: Seconds that a pod stays on a node that does not answer. Kubernetes' own 300 are long for others to wait.
 _NODE_PATIENCE = 30
 
+#: Before these Kubernetes takes a dollar for its own: `$(NAME)` is a variable's value, `$$` is `$` (API reference, "Pod
+#: v1 core", `args`). In a container a shell's `$$` is the shell's.
+_REFERENCE = re.compile(r"\$(?=[$(])")
+
 _PULL = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
 _LABEL = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 
@@ -174,19 +178,25 @@ def _container(launch: Launch, mounts: list[dict[str, Any]]) -> dict[str, Any]:
     }
     if launch.payload is not None:
         python = spec.python or "python3"
-        container["command"] = [python, "-I", "-S", "-c", _PRELUDE, *launch.argv]
+        container["command"] = _literal(python, "-I", "-S", "-c", _PRELUDE, *launch.argv)
     else:
         if spec.entrypoint is not None:
-            container["command"] = list(spec.entrypoint)
+            container["command"] = _literal(*spec.entrypoint)
         if launch.argv:
-            container["args"] = shell.measured(launch.argv)
+            container["args"] = _literal(*shell.measured(launch.argv))
     if spec.workdir is not None:
         container["workingDir"] = spec.workdir
     return container
 
 
+def _literal(*texts: str) -> list[str]:
+    """So that the container has them as they are here."""
+    return [_REFERENCE.sub("$$", text) for text in texts]
+
+
 def _env(launch: Launch) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in launch.env.items()]
+    values = zip(launch.env, _literal(*launch.env.values()), strict=True)
+    found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values]
     for variable, source in (launch.spec.secret_env or {}).items():
         name, _, key = source.partition("/")
         found.append({"name": variable, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}})
