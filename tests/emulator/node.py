@@ -337,9 +337,7 @@ class Node:
 
 def expanded(text: str, env: dict[str, str]) -> str:
     """With what variables hold for `$(NAME)`, if there is such a one, and `$` for `$$`."""
-    return re.sub(
-        r"\$(?:\$|\(([^)]*)\))", lambda found: "$" if found[1] is None else env.get(found[1], found[0]), text
-    )
+    return re.sub(r"\$(?:\$|\(([^)]*)\))", lambda found: "$" if found[1] is None else env.get(found[1], found[0]), text)
 
 
 def _misfit(spec: Object, known: dict[str, Path]) -> str | None:

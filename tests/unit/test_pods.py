@@ -104,15 +104,26 @@ def test_a_command_keeps_the_images_entry_point_unless_it_says_one():
     plain = manifest.pod(launch(payload=None))["spec"]["containers"][0]
     assert "command" not in plain
     assert plain["args"] == ["python3", "-c", "code"]
-    said = manifest.pod(launch(payload=None, entrypoint="tini"))["spec"]["containers"][0]
-    assert said["command"] == ["tini"]
+    said = manifest.pod(launch(payload=None, entrypoint="tini"), borrow=False)["spec"]["containers"][0]
+    assert (said["command"], "args" in said) == (["tini", "python3", "-c", "code"], False)
+    none = manifest.pod(launch(payload=None, entrypoint=[]), borrow=False)["spec"]["containers"][0]
+    assert (none["command"], "args" in none) == (["python3", "-c", "code"], False)
 
 
-@pytest.mark.parametrize("argv", [("sh", "-c", "true"), ("/bin/bash", "script")])
-def test_a_command_that_a_shell_runs_is_measured_by_that_shell(argv):
-    one = msgspec.structs.replace(launch(payload=None), argv=argv)
-    args = manifest.pod(one)["spec"]["containers"][0]["args"]
-    assert (args[:2], args[3:]) == ([argv[0], "-c"], [argv[0], *argv])
+@pytest.mark.parametrize("borrow", [True, False])
+@pytest.mark.parametrize(("argv", "entrypoint"), [(("sh", "-c", "true"), None), (("script",), "/bin/bash")])
+def test_a_command_that_a_shell_runs_is_measured_by_that_shell(argv, entrypoint, borrow):
+    one = msgspec.structs.replace(launch(payload=None, entrypoint=entrypoint), argv=argv)
+    container = manifest.pod(one, borrow=borrow)["spec"]["containers"][0]
+    words, program = container["command" if entrypoint else "args"], [entrypoint, *argv] if entrypoint else [*argv]
+    assert (words[:2], words[3:]) == ([program[0], "-c"], [program[0], *program])
+
+
+def test_a_command_that_is_all_known_is_measured_by_its_images_shell():
+    container = manifest.pod(launch(payload=None, entrypoint="tini"))["spec"]["containers"][0]
+    assert container["command"][:2] == ["/bin/sh", "-c"]
+    assert container["command"][4:] == ["tini", "python3", "-c", "code"]
+    assert "args" not in container
 
 
 @pytest.mark.parametrize(

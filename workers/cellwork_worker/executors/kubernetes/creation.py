@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import NamedTuple
 
 from cellwork.errors import EngineUnavailable
 from cellwork_worker.launch import Launch
@@ -10,6 +11,7 @@ from . import manifest, status, template
 from .api import Api
 from .connection import Refused
 from .objects import Pod
+from .removal import GRACE
 from .watch import Watched
 
 _EXISTS = 409
@@ -18,27 +20,66 @@ _EXISTS = 409
 _DELETION_PATIENCE, _TRIES = 60.0, 3
 
 
-def create(api: Api, launch: Launch, namespace: str, watched: Watched) -> bool:
-    """Have a pod with the task in it. True: an earlier delivery had made it.
+#: Images that are remembered to have no shell.
+_MAX_SHELLLESS = 1000
 
-    Raises:
-        Refused, EngineUnavailable, PayloadTooLarge, InvalidSpec, PolicyViolation
-    """
-    wanted = manifest.pod(launch)
-    template.check(launch.task, wanted)
-    data = manifest.packed(launch) if launch.payload is not None else None
-    if data is None:
-        launch.confirm()
-    pod, adopted = _made(api, launch, namespace, watched, wanted)
-    if data is not None and not status.started(pod):
-        # The body cannot begin before its payload is there.
-        launch.confirm()
-        try:
-            api.create_secret(namespace, manifest.secret(launch, data, pod.metadata.uid))
-        except Refused as refused:
-            if refused.status != _EXISTS:
-                raise
-    return adopted
+
+class Made(NamedTuple):
+    """Of one pod."""
+
+    #: By an earlier delivery.
+    adopted: bool
+    #: A shell of its image's may be around its command.
+    borrowed: bool
+
+
+class Creator:
+    """Of one executor's pods."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        #: Images without a shell, the one that was met first at the front.
+        self._shellless: dict[str | None, None] = {}
+
+    def create(self, launch: Launch, namespace: str, watched: Watched) -> Made:
+        """Have a pod with the task in it.
+
+        Raises:
+            Refused, EngineUnavailable, PayloadTooLarge, InvalidSpec, PolicyViolation
+        """
+        borrow = launch.spec.image not in self._shellless
+        wanted = manifest.pod(launch, borrow=borrow)
+        template.check(launch.task, wanted)
+        data = manifest.packed(launch) if launch.payload is not None else None
+        if data is None:
+            launch.confirm()
+        pod, adopted = _made(self._api, launch, namespace, watched, wanted)
+        if data is not None and not status.started(pod):
+            # The body cannot begin before its payload is there.
+            launch.confirm()
+            try:
+                self._api.create_secret(namespace, manifest.secret(launch, data, pod.metadata.uid))
+            except Refused as refused:
+                if refused.status != _EXISTS:
+                    raise
+        return Made(adopted, adopted or borrow)
+
+    def replace(self, made: Made, launch: Launch, namespace: str, watched: Watched) -> bool:
+        """Where its pod never ran for want of a shell to measure it with, make another that runs without.
+
+        Raises:
+            Refused, EngineUnavailable
+        """
+        image = launch.spec.image
+        if not made.borrowed or not status.lacks_shell(launch, watched.pod):
+            return False
+        self._shellless[image] = None
+        if len(self._shellless) > _MAX_SHELLLESS:
+            self._shellless.pop(next(iter(self._shellless)), None)
+        self._api.delete_pod(namespace, launch.id, grace=GRACE)
+        watched.anew()
+        self.create(launch, namespace, watched)
+        return True
 
 
 def _made(api: Api, launch: Launch, namespace: str, watched: Watched, wanted: dict[str, object]) -> tuple[Pod, bool]:

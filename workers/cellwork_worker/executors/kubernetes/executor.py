@@ -24,9 +24,10 @@ from cellwork_worker.executors.base import (
 )
 from cellwork_worker.launch import Launch
 
-from . import creation, manifest, refusals, rights, shell, status
+from . import manifest, refusals, rights, shell, status
 from .api import Api
 from .connection import Refused
+from .creation import Creator
 from .following import Following
 from .inventory import Inventory
 from .objects import Pod
@@ -94,6 +95,7 @@ class KubernetesExecutor:
         self._inventory = Inventory(self._api, self._selector, namespace, InMemory() if names is None else names)
         self._limits = limits
         self._followers = threading.BoundedSemaphore(limits.followers)
+        self._creator = Creator(self._api)
         self._remover = Remover(self._api)
         self._lock = threading.Lock()
         self._views: dict[str, View] = {}
@@ -113,9 +115,13 @@ class KubernetesExecutor:
         figures = Figures()
         try:
             self._inventory.enter(run.namespace)
-            adopted = creation.create(self._api, launch, run.namespace, run.watched)
+            made = self._creator.create(launch, run.namespace, run.watched)
             self._inventory.entered(run.namespace)
             self._wait_started(launch, run)
+            if not run.stopped and self._creator.replace(made, launch, run.namespace, run.watched):
+                run.following.close()
+                run.following = Following(self._api, run.namespace, run.watched)
+                self._wait_started(launch, run)
             run.started = time.monotonic()
             emit(STARTED, b"")
             ended = self._collect(launch, run, emit)
@@ -131,7 +137,7 @@ class KubernetesExecutor:
         pod = run.watched.pod
         return msgspec.structs.replace(
             ended,
-            adopted=adopted,
+            adopted=made.adopted,
             start_seconds=run.started - asked,
             pull_seconds=figures.pull_seconds,
             used=ended.used or figures.used,

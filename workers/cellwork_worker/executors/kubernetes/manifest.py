@@ -57,8 +57,12 @@ _PULL = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
 _LABEL = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 
 
-def pod(launch: Launch) -> dict[str, Any]:
+def pod(launch: Launch, *, borrow: bool = True) -> dict[str, Any]:
     """The pod's manifest.
+
+    Args:
+        launch: what it is of.
+        borrow: the image may have a shell, which can measure a command.
 
     Raises:
         InvalidSpec: it asks for what a pod cannot have.
@@ -74,7 +78,7 @@ def pod(launch: Launch) -> dict[str, Any]:
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "securityContext": _security(spec),
-            "containers": [_container(launch, mounts)],
+            "containers": [_container(launch, mounts, borrow=borrow)],
             "volumes": volumes,
             "tolerations": [*_tolerations(), *(spec.tolerations or ())],
         },
@@ -158,7 +162,7 @@ def _annotations(launch: Launch) -> dict[str, str]:
     }
 
 
-def _container(launch: Launch, mounts: list[dict[str, Any]]) -> dict[str, Any]:
+def _container(launch: Launch, mounts: list[dict[str, Any]], *, borrow: bool) -> dict[str, Any]:
     spec = launch.spec
     container: dict[str, Any] = {
         "name": CONTAINER,
@@ -179,11 +183,10 @@ def _container(launch: Launch, mounts: list[dict[str, Any]]) -> dict[str, Any]:
     if launch.payload is not None:
         python = spec.python or "python3"
         container["command"] = _literal(python, "-I", "-S", "-c", _PRELUDE, *launch.argv)
-    else:
-        if spec.entrypoint is not None:
-            container["command"] = _literal(*spec.entrypoint)
-        if launch.argv:
-            container["args"] = _literal(*shell.measured(launch.argv))
+    elif program := [*(spec.entrypoint or ()), *launch.argv]:
+        around = shell.fitting(spec.entrypoint, launch.argv)
+        words = _literal(*shell.under(around if borrow or around != shell.IMAGES else None, program))
+        container["args" if spec.entrypoint is None else "command"] = words
     if spec.workdir is not None:
         container["workingDir"] = spec.workdir
     return container

@@ -1,22 +1,33 @@
-"""What a command uses that a shell runs: in its pod there is no runner, but a shell that can read the kernel's figures.
+"""What a command uses: in its pod there is no runner, but a shell can read the kernel's figures after it.
 
-Only where the command's program is a shell: so there is one, and an image's own entrypoint gets another call of it.
+That shell is the command's own, where its program is one. Where all of the command is known and its program is another,
+it is the image's, which not every image has. An entrypoint that only the image knows is called as ever.
 """
 
 from collections.abc import Mapping, Sequence
+
+#: The one that every image has that has any.
+IMAGES = "/bin/sh"
 
 _SHELLS = frozenset(
     f"{folder}{name}" for folder in ("", "/bin/", "/usr/bin/") for name in ("sh", "ash", "dash", "bash")
 )
 
-#: Runs its arguments, and then tells in the termination message what was used. The first process of a container is not
-#: ended by a signal that it does not ask for, so it passes on the one that the kubelet ends a pod with. Builtins only:
-#: the image need not have any other program. Both versions of control groups.
+#: Runs its arguments, and then tells in the termination message what was used, or that they could not be run. Builtins
+#: only: the image need not have any other program. Both versions of control groups.
+#:
+#: The first process of a container is not ended by a signal that it does not ask for, so it passes on the one that the
+#: kubelet ends a pod with; as SIGTERM, for a shell has what it does not wait for ignore SIGINT. `exec`, for some
+#: programs are also within a shell (echo, kill, test), and are not quite the image's. Both ways to see that a program
+#: cannot be run: bash runs no trap then, if the file is there.
 _SCRIPT = """\
-"$@" & child=$!
-trap 'kill -TERM $child' TERM
+never_ran() { echo never_ran >/dev/termination-log; } 2>/dev/null
+(trap - INT QUIT; trap never_ran EXIT; command -v "$1" >/dev/null || never_ran; exec "$@") & child=$!
+trap 'kill -TERM $child' TERM INT QUIT HUP
 wait $child; status=$?
 while kill -0 $child; do wait $child; status=$?; done 2>/dev/null
+said=; { read -r said </dev/termination-log; } 2>/dev/null
+if [ "$said" = never_ran ]; then exit $status; fi
 cd /sys/fs/cgroup 2>/dev/null || exit $status
 for file in memory.peak memory/memory.max_usage_in_bytes cpuacct/cpuacct.usage; do
     if [ -r $file ]; then read -r value <$file; echo "${file##*/} $value"; fi
@@ -33,15 +44,33 @@ done >>/dev/termination-log 2>/dev/null
 exit $status
 """
 
+_NEVER_RAN = "never_ran\n"
+
 #: Of a number in the termination message, which is the task's word. The kernel's have fewer.
 _DIGITS = 18
 
 
-def measured(command: Sequence[str]) -> list[str]:
-    """The same command, that tells what it has used; as it was, where its program is no shell."""
-    if not command or command[0] not in _SHELLS:
-        return list(command)
-    return [command[0], "-c", _SCRIPT, command[0], *command]
+def fitting(entrypoint: Sequence[str] | None, arguments: Sequence[str]) -> str | None:
+    """The shell that can run a command. None: no shell can, for nobody here knows what is run.
+
+    Args:
+        entrypoint: None: the image's own, which is not known.
+        arguments: for it.
+    """
+    program = [*(entrypoint or ()), *arguments]
+    if program and program[0] in _SHELLS:
+        return program[0]
+    return IMAGES if program and entrypoint is not None else None
+
+
+def under(shell: str | None, program: Sequence[str]) -> list[str]:
+    """`program`, with `shell` around it if there is one."""
+    return [*program] if shell is None else [shell, "-c", _SCRIPT, shell, *program]
+
+
+def never_ran(message: str) -> bool:
+    """The termination message of a command whose program could not be started."""
+    return message.startswith(_NEVER_RAN)
 
 
 def figures(message: str) -> dict[str, float]:

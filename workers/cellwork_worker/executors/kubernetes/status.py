@@ -4,6 +4,7 @@ from cellwork.errors import CellworkError, ImageUnavailable, InvalidSpec, StartT
 from cellwork_worker.executors.base import Exit
 from cellwork_worker.launch import Launch
 
+from . import shell
 from .objects import ContainerStatus, Pod, Terminated
 
 #: The container that the task runs in.
@@ -56,6 +57,17 @@ def hindrance(launch: Launch, pod: Pod) -> CellworkError | None:
     return None
 
 
+def lacks_shell(launch: Launch, pod: Pod) -> bool:
+    """It never ran, and a shell that was borrowed from its image may be why."""
+    terminated = task_container(pod).state.terminated
+    return (
+        terminated is not None
+        and terminated.reason in _NEVER_RAN
+        and launch.payload is None
+        and shell.fitting(launch.spec.entrypoint, launch.argv) == shell.IMAGES
+    )
+
+
 def late(launch: Launch, pod: Pod) -> StartTimeout:
     """It was not running in time, and why."""
     unplaced = [c for c in pod.status.conditions if c.type == "PodScheduled" and c.status == "False"]
@@ -81,10 +93,12 @@ def exit_of(launch: Launch, pod: Pod) -> Exit:
         InvalidSpec: its program could not be started.
     """
     terminated = task_container(pod).state.terminated or Terminated(exit_code=_KILLED)
-    if terminated.reason in _NEVER_RAN:
+    missing = launch.payload is None and shell.never_ran(terminated.message)
+    if missing or terminated.reason in _NEVER_RAN:
+        program = (*(launch.spec.entrypoint or ()), *launch.argv)
+        why = f"{program[0]!r} is not there, or not executable" if missing else terminated.message or terminated.reason
         raise InvalidSpec(
-            f"task {launch.task}: pod {launch.id} (image {launch.spec.image}) cannot start its program: "
-            f"{terminated.message or terminated.reason}"
+            f"task {launch.task}: pod {launch.id} (image {launch.spec.image}) cannot start its program: {why}"
         )
     # The kubelet says OOMKilled also where a child was killed and the container went on to end with another status.
     oom = terminated.reason == "OOMKilled"

@@ -32,6 +32,8 @@ class Watched:
         self.let_go = False
         #: Called once, in the watch's thread, when it has ended or is gone.
         self.on_end: Callable[[], None] = lambda: None
+        #: The uid of one that had its name.
+        self._earlier = ""
 
     @property
     def pod(self) -> Pod:
@@ -43,8 +45,21 @@ class Watched:
         """It has ended, or is gone."""
         return self.deleted or (self._pod is not None and status.ended(self._pod))
 
+    def anew(self) -> None:
+        """From here on it is another pod of the same name."""
+        with self._changed:
+            self._earlier = self.pod.metadata.uid
+            self._pod, self.exists, self.deleted = None, False, False
+
+    def is_of(self, pod: Pod) -> bool:
+        """Not an earlier one of the same name."""
+        uid = pod.metadata.uid
+        return uid != self._earlier and (not self.exists or uid == self.pod.metadata.uid)
+
     def see(self, pod: Pod) -> None:
         """It looks like this now."""
+        if pod.metadata.uid == self._earlier:
+            return
         with self._changed:
             was_over, self._pod, self.exists = self.over, pod, True
             self._changed.notify_all()
@@ -115,7 +130,7 @@ class Watch(Feed):
     def _take(self, event: WatchEvent) -> str:
         pod = msgspec.json.decode(event.object, type=Pod)
         if event.type == "DELETED":
-            if (watched := self._watched.get(pod.metadata.name)) is not None and self._same(watched, pod):
+            if (watched := self._watched.get(pod.metadata.name)) is not None and watched.is_of(pod):
                 # The last state that it was in comes with it.
                 watched.see(pod)
                 watched.gone()
@@ -127,10 +142,6 @@ class Watch(Feed):
     def _see(self, name: str, pod: Pod) -> None:
         if (watched := self._watched.get(name)) is not None:
             watched.see(pod)
-
-    def _same(self, watched: Watched, pod: Pod) -> bool:
-        """Not an earlier one of the same name."""
-        return not watched.exists or watched.pod.metadata.uid == pod.metadata.uid
 
     def _give_up_overdue(self) -> None:
         now = datetime.now(UTC)
