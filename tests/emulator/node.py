@@ -22,6 +22,8 @@ from cellwork_worker.executors.docker.usage import usage
 
 NAME = "emulated"
 
+LABELS = {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
+
 #: What there is to give away.
 CPUS, MEMORY = 64.0, 256 << 30
 
@@ -346,7 +348,7 @@ def _misfit(spec: Object, known: dict[str, Path]) -> str | None:
         return "0/1 nodes are available: 1 Insufficient cpu."
     if int(requests.get("memory", 0)) > MEMORY:
         return "0/1 nodes are available: 1 Insufficient memory."
-    if spec.get("nodeSelector"):
+    if not (spec.get("nodeSelector") or {}).items() <= LABELS.items():
         return "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
     claims = [v["persistentVolumeClaim"]["claimName"] for v in spec.get("volumes", ()) if "persistentVolumeClaim" in v]
     missing = [claim for claim in claims if claim not in known]

@@ -9,7 +9,7 @@ import pytest
 from podruns import INSTALLATION, Running, launch
 from waiting import wait_until
 
-from cellwork.errors import ImageUnavailable, InvalidSpec, SandboxLost, StartTimeout
+from cellwork.errors import ImageUnavailable, InvalidSpec, PolicyViolation, SandboxLost, StartTimeout
 from cellwork_worker.executors.kubernetes import KubernetesExecutor, Limits
 
 #: Ends when it is asked to.
@@ -53,6 +53,7 @@ def test_an_image_that_no_node_can_pull_is_said_with_the_kubelets_words(start):
     [
         ({"cpus": 1000}, "Insufficient cpu"),
         ({"node_selector": {"cellwork-tests/gpu": "a100"}}, "didn't match Pod's node affinity/selector"),
+        ({"platform": "linux/s390x"}, "didn't match Pod's node affinity/selector"),
         ({"volumes": ["missing:/data"]}, 'persistentvolumeclaim "missing" not found'),
     ],
 )
@@ -67,9 +68,9 @@ def test_a_program_that_is_not_there_is_the_specs_fault(start):
         start("true", entrypoint="/no/such").exit()
 
 
-def test_a_user_that_is_root_is_refused_by_the_kubelet_and_said(start):
-    with pytest.raises(InvalidSpec, match="CreateContainerConfigError: container has runAsNonRoot"):
-        start("true", user="root").exit()
+def test_a_user_that_is_root_gets_no_pod(start):
+    with pytest.raises(PolicyViolation, match=r"never allowed to have root in its pod \(from user= or pod_template=\)"):
+        start("true", user="0").exit()
 
 
 def test_an_eviction_through_the_api_is_a_loss_and_says_so(start, cluster):

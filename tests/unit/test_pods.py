@@ -65,6 +65,35 @@ def test_what_a_launch_asks_for_is_what_the_pod_has():
     assert spec["restartPolicy"] == "Never"
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"user": "postgres"}, "user='postgres' is a name"),
+        ({"user": "1000:staff"}, "user='1000:staff' is a name"),
+        ({"user": "²"}, "user='²' is a name"),
+        ({"devices": ["/dev/fuse"]}, r"devices=\['/dev/fuse'\] are of a host"),
+        ({"volumes": ["/srv/data:/data"]}, "volumes='/srv/data:/data' is a folder of the host"),
+    ],
+)
+def test_what_a_pod_cannot_have_is_refused_and_not_left_out(options, says):
+    with pytest.raises(InvalidSpec, match=f"^task t: {says}"):
+        manifest.pod(launch(**options))
+
+
+@pytest.mark.parametrize(
+    ("platform", "selector"),
+    [
+        ("linux/arm64/v8", {"kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64"}),
+        ("windows", {"kubernetes.io/os": "windows"}),
+    ],
+)
+def test_a_platform_is_a_node_of_that_kind_unless_the_task_says_its_nodes(platform, selector):
+    assert manifest.pod(launch(platform=platform))["spec"]["nodeSelector"] == selector
+    own = {"kubernetes.io/os": "plan9", "pool": "a"}
+    assert manifest.pod(launch(platform=platform, node_selector=own))["spec"]["nodeSelector"] == selector | own
+    assert "nodeSelector" not in manifest.pod(launch())["spec"]
+
+
 def test_every_pod_is_restricted():
     made = manifest.pod(launch())
     spec, container = made["spec"], made["spec"]["containers"][0]

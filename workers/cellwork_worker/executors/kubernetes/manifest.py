@@ -8,14 +8,13 @@ import gzip
 import hashlib
 import math
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from cellwork.errors import InvalidSpec, PayloadTooLarge
 from cellwork.spec import ContainerSpec
 from cellwork_worker.launch import Launch
 
-from . import shell
+from . import placement, shell
 from .status import CONTAINER
 from .template import under
 
@@ -46,14 +45,12 @@ os.execvp(sys.argv[1], sys.argv[1:])
 #: Seconds that the node may still add to a task's limits before the kubelet ends the pod by itself.
 _DEADLINE_SLACK = 60
 
-#: Seconds that a pod stays on a node that does not answer. Kubernetes' own 300 are long for others to wait.
-_NODE_PATIENCE = 30
-
 #: Before these Kubernetes takes a dollar for its own: `$(NAME)` is a variable's value, `$$` is `$` (API reference, "Pod
 #: v1 core", `args`). In a container a shell's `$$` is the shell's.
 _REFERENCE = re.compile(r"\$(?=[$(])")
 
 _PULL = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
+_USER = re.compile(r"([0-9]+)(?::([0-9]+))?")
 _LABEL = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 
 
@@ -77,17 +74,17 @@ def pod(launch: Launch, *, borrow: bool = True) -> dict[str, Any]:
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            "securityContext": _security(spec),
+            "securityContext": _security(launch),
             "containers": [_container(launch, mounts, borrow=borrow)],
             "volumes": volumes,
-            "tolerations": [*_tolerations(), *(spec.tolerations or ())],
+            "tolerations": placement.tolerations(spec),
         },
     }
     if launch.time_limit is not None:
         # The kubelet ends it then, should no worker be there to do so.
         seconds = math.ceil(launch.time_limit + (spec.start_timeout or 0) + _DEADLINE_SLACK)
         ours["spec"]["activeDeadlineSeconds"] = seconds
-    ours["spec"] |= {name: value for name, value in _placement(spec).items() if value is not None}
+    ours["spec"] |= placement.fields(spec)
     return under(spec.pod_template or {}, ours)
 
 
@@ -218,17 +215,22 @@ def _resources(spec: ContainerSpec) -> dict[str, Any]:
     return {"requests": amounts, "limits": amounts}
 
 
-def _security(spec: ContainerSpec) -> dict[str, Any]:
+def _security(launch: Launch) -> dict[str, Any]:
+    spec = launch.spec
     context: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     if spec.seccomp is not None:
         context["seccompProfile"] = {"type": "Localhost", "localhostProfile": spec.seccomp}
     if spec.apparmor is not None:
         context["appArmorProfile"] = {"type": "Localhost", "localhostProfile": spec.apparmor}
-    user, _, group = (spec.user or "").partition(":")
-    if user.isdigit():
-        context["runAsUser"] = int(user)
-    if group.isdigit():
-        context["runAsGroup"] = context["fsGroup"] = int(group)
+    if spec.user is not None:
+        if (user := _USER.fullmatch(spec.user)) is None:
+            raise InvalidSpec(
+                f"task {launch.task}: user={spec.user!r} is a name, and a pod takes numbers, for nobody looks into its "
+                f'image; write user="1000" or user="1000:1000"'
+            )
+        context["runAsUser"] = int(user[1])
+        if user[2] is not None:
+            context["runAsGroup"] = context["fsGroup"] = int(user[2])
     return context
 
 
@@ -236,6 +238,11 @@ def _volumes(launch: Launch) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     spec = launch.spec
     volumes: list[dict[str, Any]] = []
     mounts: list[dict[str, Any]] = []
+    if spec.devices:
+        raise InvalidSpec(
+            f"task {launch.task}: devices={list(spec.devices)} are of a host, which a pod cannot have; run it in a "
+            f'container (executor="docker"), or ask for what a device plugin gives: gpus, or pod_template'
+        )
 
     def add(source: dict[str, Any], path: str, *, read_only: bool = False) -> None:
         name = f"v{len(volumes)}"
@@ -266,35 +273,3 @@ def _source(launch: Launch, volume: str, source: str) -> dict[str, Any]:
         f"task {launch.task}: volumes={volume!r} is a folder of the host, which a pod cannot have; use the name of a "
         f"PersistentVolumeClaim, configmap/NAME or emptydir"
     )
-
-
-def _tolerations() -> list[dict[str, Any]]:
-    return [
-        {
-            "key": f"node.kubernetes.io/{trouble}",
-            "operator": "Exists",
-            "effect": "NoExecute",
-            "tolerationSeconds": _NODE_PATIENCE,
-        }
-        for trouble in ("not-ready", "unreachable")
-    ]
-
-
-def _placement(spec: ContainerSpec) -> Mapping[str, Any]:
-    pulls = spec.image_pull_secrets
-    hosts = [{"ip": address, "hostnames": [name]} for name, address in (spec.extra_hosts or {}).items()]
-    grace = spec.stop_grace
-    return {
-        "serviceAccountName": spec.service_account,
-        "nodeSelector": spec.node_selector,
-        "affinity": spec.affinity,
-        "priorityClassName": spec.priority_class,
-        "schedulerName": spec.scheduler,
-        "runtimeClassName": spec.runtime,
-        "imagePullSecrets": [{"name": name} for name in pulls] if pulls else None,
-        "hostname": spec.hostname,
-        "hostAliases": hosts or None,
-        "dnsPolicy": "None" if spec.dns else None,
-        "dnsConfig": {"nameservers": list(spec.dns)} if spec.dns else None,
-        "terminationGracePeriodSeconds": math.ceil(grace) if grace is not None else None,
-    }

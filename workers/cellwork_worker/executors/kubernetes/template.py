@@ -74,7 +74,7 @@ def check(task: str, pod: Mapping[str, Any]) -> None:
         PolicyViolation: names what and where.
     """
     for problem in _problems(pod.get("metadata") or {}, pod.get("spec") or {}):
-        raise PolicyViolation(f"task {task}: its pod is never allowed to have {problem} (pod_template)")
+        raise PolicyViolation(f"task {task}: its pod is never allowed to have {problem} (from user= or pod_template=)")
 
 
 def _problems(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[str]:
