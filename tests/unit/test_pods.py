@@ -18,6 +18,7 @@ from cellwork.spec import ContainerSpec, parse
 from cellwork_worker.executors.kubernetes import manifest, refusals, shell, status, template
 from cellwork_worker.executors.kubernetes.limiter import Limiter
 from cellwork_worker.executors.kubernetes.objects import Pod
+from cellwork_worker.executors.kubernetes.watch import Watched
 from cellwork_worker.hardening import harden
 from cellwork_worker.launch import Launch, labels, worker_labels
 
@@ -456,3 +457,30 @@ def test_requests_beyond_a_burst_wait_for_their_turn_whoever_makes_them():
 def test_an_answer_that_is_no_status_is_quoted():
     assert refusals.refusal(b"<html>bad gateway</html>").message == "<html>bad gateway</html>"
     assert refusals.refusal(b"\xff" * 2000).message
+
+
+def test_the_answer_that_a_pod_is_made_does_not_hide_what_the_watch_has_seen_of_it_since():
+    """One that ended before that answer was read was waited for until somebody touched it."""
+    watched = Watched("cellwork-x-0")
+    ended = msgspec.convert({"metadata": {"uid": "a"}, "status": {"phase": "Succeeded"}}, Pod)
+    watched.see(ended)
+    watched.answered(msgspec.convert({"metadata": {"uid": "a"}, "status": {"phase": "Pending"}}, Pod))
+    assert watched.over
+    another = msgspec.convert({"metadata": {"uid": "b"}, "status": {"phase": "Pending"}}, Pod)
+    watched.answered(another)
+    assert (watched.over, watched.pod) == (False, another)
+
+
+def test_what_is_seen_of_an_earlier_pod_of_its_name_does_not_count():
+    def seen(uid: str, phase: str) -> Pod:
+        return msgspec.convert({"metadata": {"uid": uid}, "status": {"phase": phase}}, Pod)
+
+    watched = Watched("cellwork-x-0")
+    watched.see(seen("a", "Failed"))
+    watched.anew()
+    watched.see(seen("a", "Failed"))
+    assert (watched.over, watched.exists) == (False, False)
+    assert not watched.is_of(seen("a", "Failed"))
+    watched.see(seen("b", "Running"))
+    assert watched.pod == seen("b", "Running")
+    assert watched.is_of(seen("b", "Failed"))

@@ -90,11 +90,11 @@ def _made(api: Api, launch: Launch, namespace: str, watched: Watched, wanted: di
             if refused.status != _EXISTS:
                 raise
         else:
-            watched.see(pod)
+            watched.answered(pod)
             return pod, False
         found = api.pod(namespace, launch.id)
         if found is not None and found.metadata.deletion_timestamp is None:
-            watched.see(found)
+            watched.answered(found)
             return found, True
         _wait_deleted(api, launch, namespace)
     raise EngineUnavailable(f"task {launch.task}: there is a pod {launch.id} that can be neither used nor replaced")

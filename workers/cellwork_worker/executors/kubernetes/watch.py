@@ -66,6 +66,13 @@ class Watched:
         if self.over and not was_over:
             self.on_end()
 
+    def answered(self, pod: Pod) -> None:
+        """It looked like this when the API server was asked; the watch may have seen since what became of it."""
+        with self._changed:
+            later = self.exists and self.pod.metadata.uid == pod.metadata.uid
+        if not later:
+            self.see(pod)
+
     def gone(self) -> None:
         """The API server does not have it any more."""
         with self._changed:
