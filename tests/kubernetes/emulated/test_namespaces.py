@@ -36,7 +36,7 @@ def namespaces(shop):
 def left(installation, namespaces, kubeconfig):
     """What a worker has left in another namespace than its own, before it died; it had stored the outcome."""
     whose = worker_labels(installation, "dead@test", "", "")
-    one = launch("true", namespace="team-a")
+    one = launch("echo last words", namespace="team-a")
     one = msgspec.structs.replace(one, keep=True, labels=labels(whose, "t", one.task_id, one.spec))
     KubernetesExecutor(installation=installation, worker="dead@test", names=namespaces).run(one, lambda *_: False)
     return one
@@ -82,3 +82,11 @@ def test_while_redis_is_away_a_task_runs_all_the_same(kubeconfig, shop, monkeypa
     executor.sweep(frozenset())
     assert "is not remembered, should this worker die now" in caplog.text
     assert "namespaces that other workers used are not looked at now" in caplog.text
+
+
+def test_last_words_are_read_and_a_pod_is_ended_where_another_worker_has_put_it(installation, left, namespaces, server):
+    """As for a dead letter, by a worker that has no pods there."""
+    another = KubernetesExecutor(installation=installation, worker="alive@test", names=namespaces)
+    assert another.tail(left.id, 1000) == b"last words\n"
+    another.discard(left.id)
+    wait_until(lambda: left.id not in names(server), timeout=60, what="it to be gone")

@@ -171,7 +171,7 @@ class Connection:
 
     def _pause(self, number: int, verb: str, why: str, asked: str | None) -> None:
         seconds = min(_LONGEST_PAUSE, _PAUSE * 2 ** (number - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
-        if asked is not None and asked.isdigit():
+        if asked is not None and asked.isdecimal():
             seconds = max(seconds, min(float(asked), _LONGEST_PAUSE))
         logger.info("the API server cannot %s now (%s); again in %.1f s", verb, why, seconds)
         time.sleep(seconds)

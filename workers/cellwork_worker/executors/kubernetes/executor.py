@@ -176,8 +176,9 @@ class KubernetesExecutor:
 
     def tail(self, launch_id: str, size: int) -> bytes | None:
         """See the port."""
+        namespace = self._kept.get(launch_id) or self._inventory.find(launch_id)
         try:
-            response = self._api.log(self.namespace, launch_id, status.CONTAINER, follow=False, tail=max(1, size // 16))
+            response = self._api.log(namespace, launch_id, status.CONTAINER, follow=False, tail=max(1, size // 16))
         except Refused:
             return None
         try:

@@ -81,6 +81,16 @@ class Inventory:
         """
         return self._listed.get(name) or self.namespace
 
+    def find(self, name: str) -> str:
+        """See `where`; all are listed for it if need be.
+
+        Raises:
+            EngineUnavailable
+        """
+        if name not in self._listed:
+            self.pods()
+        return self.where(name)
+
     def _in(self, namespace: str) -> tuple[Pod, ...]:
         try:
             return self._api.pods(namespace, self._selector).items
