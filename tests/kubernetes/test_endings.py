@@ -134,3 +134,11 @@ def test_a_failed_pod_is_kept_as_long_as_asked(make_executor, cluster):
     assert cluster.left() == [f"pod {one.id}"]
     wait_until(lambda: not cluster.left(), timeout=20, what="it to go")
     assert time.monotonic() - begun > 2
+
+
+def test_the_pod_of_a_command_that_ended_well_is_not_kept(make_executor, cluster):
+    executor = make_executor(keep_failed_for=300)
+    one = msgspec.structs.replace(launch("true", image=cluster.image, pull="missing"), keep=True)
+    assert Running(executor, one).exit().code == 0
+    executor.discard(one.id)
+    wait_until(lambda: not cluster.left(), timeout=20, what="it to go")

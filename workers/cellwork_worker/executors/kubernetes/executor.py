@@ -294,6 +294,8 @@ class KubernetesExecutor:
         ended = status.exit_of(launch, pod)
         if launch.payload is None and (terminated := status.task_container(pod).state.terminated) is not None:
             ended = msgspec.structs.replace(ended, used=shell.figures(terminated.message))
+            if ended.code == 0:
+                self._failed.discard(launch.id)
         if pod.metadata.deletion_timestamp is not None and (run.killed or not run.stopped) and not ended.killed:
             return msgspec.structs.replace(ended, killed=True, detail="the pod was deleted")
         return ended
