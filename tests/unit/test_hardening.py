@@ -1,12 +1,15 @@
 """The safe defaults, the policy, and what the engine is asked for."""
 
+import weakref
+
+import msgspec
 import pytest
 
 from cellwork.errors import InvalidSetting, InvalidSpec, PolicyViolation
 from cellwork.spec import ContainerSpec, parse
 from cellwork_worker.executors.docker.container import container_config
 from cellwork_worker.hardening import SAFE, harden
-from cellwork_worker.launch import Launch, sandbox_name
+from cellwork_worker.launch import Launch, sandbox_name, without_task
 from cellwork_worker.policy import Policy, check, describe, load, security_options
 
 NOTHING = ContainerSpec()
@@ -235,3 +238,19 @@ def test_a_stop_signal_is_spelled_as_kill_or_docker_spell_it(written, meant):
     assert spec(stop_signal=written).stop_signal == meant
     with pytest.raises(InvalidSpec, match="takes the name of a signal"):
         spec(stop_signal="SIGNOTHING")
+
+
+def test_what_is_kept_to_start_others_like_it_holds_nothing_of_the_task():
+    class TaskOfOne:
+        def note(self, name: str) -> bool:
+            return False
+
+        def confirm(self) -> None:
+            raise AssertionError("it is over")
+
+    task = TaskOfOne()
+    one = msgspec.structs.replace(launch(b"codetask"), ahead=4, note=task.note, confirm=task.confirm)
+    kept, gone = without_task(one), weakref.ref(task)
+    del task, one
+    assert (kept.payload, kept.note("name"), gone()) == (b"code", True, None)
+    kept.confirm()

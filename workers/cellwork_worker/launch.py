@@ -127,6 +127,12 @@ def shape(spec: ContainerSpec, env: Mapping[str, str], code: str) -> str:
     return hashlib.sha256(msgspec.json.encode((spec, env, code))).hexdigest()
 
 
+def without_task(launch: Launch) -> Launch:
+    """What one of its shape is started with ahead of need: kept for long, so it holds nothing of the task's."""
+    ahead = (launch.payload or b"")[: launch.ahead]
+    return msgspec.structs.replace(launch, payload=ahead, note=lambda name: True, confirm=lambda: None)
+
+
 def pack(header: str, data: bytes = b"") -> bytes:
     """One part of the payload, as docs/protocol.md lays it out. `header`: JSON, ASCII."""
     head = header.encode("ascii")

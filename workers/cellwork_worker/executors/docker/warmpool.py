@@ -18,7 +18,7 @@ from docker.errors import APIError
 from msgspec.structs import replace
 
 from cellwork.errors import CellworkError
-from cellwork_worker.launch import Launch
+from cellwork_worker.launch import Launch, without_task
 
 from .containers import Containers
 from .demand import Demand, WarmLimits
@@ -95,7 +95,7 @@ class WarmPool:
         with self._lock:
             shape = self._shapes.get(launch.shape)
             if shape is None:
-                shape = self._shapes[launch.shape] = _Shape(launch, Demand(self._limits))
+                shape = self._shapes[launch.shape] = _Shape(without_task(launch), Demand(self._limits))
             shape.demand.begin(time.monotonic())
             found = self._pop(shape) if self._images.current else None
             self.hits += found is not None
@@ -299,7 +299,7 @@ class WarmPool:
             assert made is not None, "a random name is taken"
             container, streams = made
             try:
-                streams.write((like.payload or b"")[: like.ahead])
+                streams.write(like.payload or b"")
                 image_id = self._containers.engine.client.inspect_container(container.id)["Image"]
                 container.image_id = image_id
             except BaseException:
