@@ -74,6 +74,7 @@ def test_what_a_launch_asks_for_is_what_the_pod_has():
         ({"user": "²"}, "user='²' is a name"),
         ({"devices": ["/dev/fuse"]}, r"devices=\['/dev/fuse'\] are of a host"),
         ({"volumes": ["/srv/data:/data"]}, "volumes='/srv/data:/data' is a folder of the host"),
+        ({"volumes": ["data:/data:r0"]}, "volumes='data:/data:r0': a pod knows the modes ro and rw"),
     ],
 )
 def test_what_a_pod_cannot_have_is_refused_and_not_left_out(options, says):

@@ -256,8 +256,10 @@ def _volumes(launch: Launch) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     if spec.shm_size:
         add({"emptyDir": {"medium": "Memory", "sizeLimit": str(spec.shm_size)}}, "/dev/shm")  # noqa: S108 - in the pod
     for volume in spec.volumes or ():
-        source, path, mode = (*volume.split(":"), "", "")[:3]
-        add(_source(launch, volume, source), path, read_only="ro" in mode.split(","))
+        source, path, mode = (*volume.split(":", 2), "", "")[:3]
+        if mode not in ("", "ro", "rw"):
+            raise InvalidSpec(f"task {launch.task}: volumes={volume!r}: a pod knows the modes ro and rw")
+        add(_source(launch, volume, source), path, read_only=mode == "ro")
     return volumes, mounts
 
 
