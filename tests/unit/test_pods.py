@@ -460,28 +460,65 @@ def test_an_answer_that_is_no_status_is_quoted():
     assert refusals.refusal(b"\xff" * 2000).message
 
 
-def test_the_answer_that_a_pod_is_made_does_not_hide_what_the_watch_has_seen_of_it_since():
-    """One that ended before that answer was read was waited for until somebody touched it."""
+def seen(uid: str, phase: str) -> Pod:
+    return msgspec.convert({"metadata": {"uid": uid}, "status": {"phase": phase}}, Pod)
+
+
+def test_a_watch_may_be_ahead_of_the_answer_that_a_pod_is_made():
+    """One that had ended by then was waited for until somebody touched it."""
     watched = Watched("cellwork-x-0")
-    ended = msgspec.convert({"metadata": {"uid": "a"}, "status": {"phase": "Succeeded"}}, Pod)
-    watched.see(ended)
-    watched.answered(msgspec.convert({"metadata": {"uid": "a"}, "status": {"phase": "Pending"}}, Pod))
-    assert watched.over
-    another = msgspec.convert({"metadata": {"uid": "b"}, "status": {"phase": "Pending"}}, Pod)
-    watched.answered(another)
-    assert (watched.over, watched.pod) == (False, another)
+    watched.see(seen("a", "Succeeded"))
+    assert not watched.over
+    watched.answered(seen("a", "Pending"))
+    assert (watched.over, watched.deleted, watched.pod) == (True, False, seen("a", "Succeeded"))
 
 
-def test_what_is_seen_of_an_earlier_pod_of_its_name_does_not_count():
-    def seen(uid: str, phase: str) -> Pod:
-        return msgspec.convert({"metadata": {"uid": uid}, "status": {"phase": phase}}, Pod)
-
+def test_a_watch_may_be_behind_the_answer_that_a_pod_is_made():
     watched = Watched("cellwork-x-0")
+    watched.answered(seen("b", "Pending"))
     watched.see(seen("a", "Failed"))
+    watched.gone("a")
+    assert (watched.over, watched.pod) == (False, seen("b", "Pending"))
+    watched.see(seen("b", "Running"))
+    watched.gone("b")
+    assert (watched.over, watched.deleted) == (True, True)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_end_of_an_earlier_pod_of_its_name_is_not_its_own(when):
+    """It was given up as deleted, and ran on beside the one that was started for it."""
+    watched, ends = Watched("cellwork-x-0"), []
+    watched.on_end = lambda: ends.append(watched.pod)
+
+    def end_of_the_first() -> None:
+        watched.see(seen("a", "Failed"))
+        watched.gone("a")
+
+    if when == "before":
+        end_of_the_first()
+    watched.answered(seen("b", "Pending"))
+    if when == "after":
+        end_of_the_first()
+    assert (watched.over, watched.deleted, watched.exists, ends) == (False, False, True, [])
+    watched.see(seen("b", "Succeeded"))
+    assert ends == [seen("b", "Succeeded")]
+
+
+def test_a_pod_that_is_replaced_by_one_of_its_name_counts_no_more():
+    watched = Watched("cellwork-x-0")
+    watched.answered(seen("a", "Failed"))
     watched.anew()
     watched.see(seen("a", "Failed"))
-    assert (watched.over, watched.exists) == (False, False)
-    assert not watched.is_of(seen("a", "Failed"))
-    watched.see(seen("b", "Running"))
-    assert watched.pod == seen("b", "Running")
-    assert watched.is_of(seen("b", "Failed"))
+    assert not watched.over
+    watched.answered(seen("b", "Pending"))
+    watched.gone("a")
+    assert (watched.over, watched.pod) == (False, seen("b", "Pending"))
+
+
+def test_a_pod_whose_creation_nobody_answered_exists_all_the_same():
+    watched = Watched("cellwork-x-0")
+    assert not watched.exists
+    watched.see(seen("a", "Pending"))
+    assert watched.exists
+    watched.gone("a")
+    assert not watched.exists

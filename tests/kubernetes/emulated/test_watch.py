@@ -2,6 +2,7 @@
 
 import threading
 
+import msgspec
 from podruns import Running, launch
 from waiting import wait_until
 
@@ -87,3 +88,19 @@ def test_a_quiet_watch_learns_from_bookmarks_from_where_to_go_on(start, server):
     wait_until(lambda: server.requests["GET watch"] > watches, what="the next watch")
     assert run.exit().code == 0
     assert server.requests["GET pods"] == lists
+
+
+def test_a_pod_that_is_being_deleted_is_waited_for_and_not_taken_for_the_new_one_of_its_name(make_executor, server):
+    """An earlier delivery's: all that happens to it is told to the one that waits for its name."""
+    one = launch("trap 'sleep 2; echo old; exit 9' TERM; echo ready; while :; do sleep 0.1; done")
+    first = Running(make_executor("gone"), one)
+    first.wait_output(b"ready")
+    executor = make_executor()
+    other = Running(executor, launch("echo ready; sleep 6"))
+    other.wait_output(b"ready")  # so that its watch is there
+    executor._api.delete_pod(executor.namespace, one.id, grace=20)
+    second = Running(executor, msgspec.structs.replace(one, argv=("sh", "-c", "sleep 1; echo new")))
+    ended = second.exit()
+    assert (ended.code, second.output, ended.adopted) == (0, b"new\n", False)
+    assert (first.exit().killed, first.output) == (True, b"ready\nold\n")
+    assert other.exit().code == 0

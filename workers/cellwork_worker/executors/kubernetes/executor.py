@@ -305,7 +305,7 @@ class KubernetesExecutor:
             return
         if launch.keep and run.started is not None:
             self._kept[launch.id] = run.namespace
-        elif run.watched.exists and not run.watched.deleted:
+        elif run.watched.exists:
             self._remover.later(run.namespace, launch.id)
 
     def _doing(self, launch: Launch) -> str:

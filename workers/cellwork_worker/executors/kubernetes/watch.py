@@ -19,21 +19,24 @@ _GONE_AFTER = 30.0
 
 
 class Watched:
-    """What is known of one pod."""
+    """What is known of one pod: the one of its name that the API server has answered with.
+
+    An earlier one of that name may still be ending, and the watch may be ahead of that answer or behind it. So what it
+    tells before the answer is put aside, and what it tells of another pod never counts.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._changed = threading.Condition()
         self._pod: Pod | None = None
-        #: The API server has been seen to have it.
-        self.exists = False
+        #: By uid, before it is known which one it is: as seen last, and those that are gone.
+        self._aside: dict[str, Pod] = {}
+        self._gone: set[str] = set()
         self.deleted = False
         #: Nobody is to wait for it any more.
         self.let_go = False
         #: Called once, in the watch's thread, when it has ended or is gone.
         self.on_end: Callable[[], None] = lambda: None
-        #: The uid of one that had its name.
-        self._earlier = ""
 
     @property
     def pod(self) -> Pod:
@@ -41,41 +44,57 @@ class Watched:
         return self._pod or Pod()
 
     @property
+    def known(self) -> bool:
+        """The API server has answered that there is such a one."""
+        return self._pod is not None
+
+    @property
     def over(self) -> bool:
         """It has ended, or is gone."""
         return self.deleted or (self._pod is not None and status.ended(self._pod))
 
-    def anew(self) -> None:
-        """From here on it is another pod of the same name."""
-        with self._changed:
-            self._earlier = self.pod.metadata.uid
-            self._pod, self.exists, self.deleted = None, False, False
+    @property
+    def exists(self) -> bool:
+        """As far as is known; one whose creation was not answered counts, too."""
+        return not self.deleted if self.known else bool(self._aside.keys() - self._gone)
 
-    def is_of(self, pod: Pod) -> bool:
-        """Not an earlier one of the same name."""
+    def answered(self, pod: Pod) -> None:
+        """This one it is; it looked like that when the API server was asked."""
         uid = pod.metadata.uid
-        return uid != self._earlier and (not self.exists or uid == self.pod.metadata.uid)
+        with self._changed:
+            self._pod, self.deleted = self._aside.get(uid, pod), uid in self._gone
+            self._aside.clear()
+            self._gone.clear()
+            self._changed.notify_all()
+        if self.over:
+            self.on_end()
+
+    def anew(self) -> None:
+        """From here on it is another one, which the API server has not answered with yet."""
+        with self._changed:
+            self._pod, self.deleted = None, False
 
     def see(self, pod: Pod) -> None:
-        """It looks like this now."""
-        if pod.metadata.uid == self._earlier:
-            return
+        """The watch says that one of its name looks like this now."""
         with self._changed:
-            was_over, self._pod, self.exists = self.over, pod, True
+            if not self.known:
+                self._aside[pod.metadata.uid] = pod
+                return
+            if pod.metadata.uid != self.pod.metadata.uid:
+                return
+            was_over, self._pod = self.over, pod
             self._changed.notify_all()
         if self.over and not was_over:
             self.on_end()
 
-    def answered(self, pod: Pod) -> None:
-        """It looked like this when the API server was asked; the watch may have seen since what became of it."""
+    def gone(self, uid: str) -> None:
+        """The API server does not have that one any more."""
         with self._changed:
-            later = self.exists and self.pod.metadata.uid == pod.metadata.uid
-        if not later:
-            self.see(pod)
-
-    def gone(self) -> None:
-        """The API server does not have it any more."""
-        with self._changed:
+            if not self.known:
+                self._gone.add(uid)
+                return
+            if uid != self.pod.metadata.uid:
+                return
             was_over, self.deleted = self.over, True
             self._changed.notify_all()
         if not was_over:
@@ -123,7 +142,7 @@ class Watch(Feed):
     def _list(self) -> str:
         with self._lock:
             # Later ones may have been created after the list was made, and be missing from it for that.
-            known = [watched for watched in self._watched.values() if watched.exists]
+            known = [watched for watched in self._watched.values() if watched.known]
         found = self._api.listed(self._selection, PodList)
         pods = {pod.metadata.name: pod for pod in found.items}
         for name, pod in pods.items():
@@ -131,16 +150,16 @@ class Watch(Feed):
         for watched in known:
             # Asked for by name, which no cache answers, before a task is told that its pod is gone.
             if watched.name not in pods and self._api.pod(self._selection.namespace, watched.name) is None:
-                watched.gone()
+                watched.gone(watched.pod.metadata.uid)
         return found.metadata.resource_version
 
     def _take(self, event: WatchEvent) -> str:
         pod = msgspec.json.decode(event.object, type=Pod)
         if event.type == "DELETED":
-            if (watched := self._watched.get(pod.metadata.name)) is not None and watched.is_of(pod):
+            if (watched := self._watched.get(pod.metadata.name)) is not None:
                 # The last state that it was in comes with it.
                 watched.see(pod)
-                watched.gone()
+                watched.gone(pod.metadata.uid)
         elif event.type in ("ADDED", "MODIFIED"):
             self._see(pod.metadata.name, pod)
         self._give_up_overdue()
@@ -155,4 +174,4 @@ class Watch(Feed):
         for watched in list(self._watched.values()):
             if watched.overdue(now):
                 logger.warning("pod %s was deleted, and its node does not say that it has ended", watched.name)
-                watched.gone()
+                watched.gone(watched.pod.metadata.uid)
