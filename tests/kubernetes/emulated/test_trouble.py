@@ -9,7 +9,7 @@ from podruns import INSTALLATION, Running, launch
 from waiting import wait_until
 
 from cellwork.errors import EngineUnavailable, PolicyViolation, SandboxLost
-from cellwork_worker.executors.kubernetes import KubernetesExecutor
+from cellwork_worker.executors.kubernetes import KubernetesExecutor, connection
 
 JOBS = "jobs"
 
@@ -73,6 +73,43 @@ def test_a_create_whose_answer_is_lost_makes_one_pod(start, server):
     finally:
         server.store.create = original
     assert run.output == b"once"
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "trouble"),
+    [("pods", None, {"drop": True}), ("pods", None, {"status": 504}), ("secrets", b"payload", {"drop": True})],
+)
+def test_what_a_server_did_and_never_answered_goes_on_in_the_next_try(
+    executor, server, monkeypatch, kind, payload, trouble
+):
+    """The body has begun by then: to end it and to make another pod would be to run it twice."""
+    monkeypatch.setattr(connection, "_PAUSE", 0.01)
+    one = msgspec.structs.replace(launch("echo begun; sleep 3; echo done", payload), keep=True)
+    other = Running(executor, launch("echo ready; sleep 8"))
+    other.wait_output(b"ready")  # so that its watch is there
+    original, made = server.store.create, []
+
+    def create(what: str, namespace: str, given: dict) -> dict:
+        answer = original(what, namespace, given)
+        made.append(what)
+        if what == kind and made.count(kind) == 1:
+            server.inject(method="POST", path=f"/{kind}", times=connection._TRIES - 1, **trouble)
+            server.drop()
+        return answer
+
+    server.store.create = create
+    try:
+        with pytest.raises(EngineUnavailable):
+            Running(executor, one).exit()
+        executor._remover.wait()
+        run = Running(executor, one)
+        ended = run.exit()
+    finally:
+        server.store.create = original
+    assert (ended.adopted, ended.code, run.output) == (True, 0, b"begun\ndone\n")
+    assert made.count("pods") == 1
+    executor.discard(one.id)
+    assert other.exit().code == 0
 
 
 def test_a_slow_server_is_waited_for(start, server):

@@ -61,6 +61,8 @@ class _Run:
     #: At once: whatever status its processes then end with.
     killed: bool = False
     abandoned: bool = False
+    #: The API server did not answer: its pod may be there, and the task may have begun.
+    unsure: bool = False
 
 
 _LIMITS = Limits()
@@ -126,7 +128,12 @@ class KubernetesExecutor:
             emit(STARTED, b"")
             ended = self._collect(launch, run, emit)
         except Refused as refused:
-            raise refusals.error(self._doing(launch), refused.status, refused.said) from None
+            error = refusals.error(f"for task {launch.task} in pod {launch.id}", refused.status, refused.said)
+            run.unsure = isinstance(error, EngineUnavailable)
+            raise error from None
+        except EngineUnavailable:
+            run.unsure = True
+            raise
         finally:
             run.following.close()
             figures = run.view.remove(run.watched, time.monotonic() - (run.started or asked))
@@ -303,13 +310,11 @@ class KubernetesExecutor:
     def _leave(self, launch: Launch, run: _Run) -> None:
         if run.abandoned:
             return
-        if launch.keep and run.started is not None:
+        if launch.keep and (run.started is not None or run.unsure):
+            # Of an unsure one the next try is the adopter.
             self._kept[launch.id] = run.namespace
         elif run.watched.exists:
             self._remover.later(run.namespace, launch.id)
-
-    def _doing(self, launch: Launch) -> str:
-        return f"for task {launch.task} in pod {launch.id}"
 
 
 def _sandbox(pod: Pod) -> Sandbox:
