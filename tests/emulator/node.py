@@ -270,6 +270,10 @@ class Node:
         config = _config(pod, folder, self._mark, self.claims, env)
         made = self._client.create_container_from_config(config, f"k8s-{uid}")
         self._containers[uid] = made["Id"]
+        if self._closing.is_set():
+            # `close` may have looked before it was there.
+            self._client.remove_container(made["Id"], force=True)
+            return
         try:
             self._client.start(made["Id"])
         except APIError as error:
