@@ -9,7 +9,7 @@ from podruns import INSTALLATION, Running, launch
 from waiting import wait_until
 
 from cellwork.errors import EngineUnavailable, PolicyViolation, SandboxLost
-from cellwork_worker.executors.kubernetes import KubernetesExecutor, connection
+from cellwork_worker.executors.kubernetes import KubernetesExecutor, connection, removal
 
 JOBS = "jobs"
 
@@ -110,6 +110,31 @@ def test_what_a_server_did_and_never_answered_goes_on_in_the_next_try(
     assert made.count("pods") == 1
     executor.discard(one.id)
     assert other.exit().code == 0
+
+
+def test_a_pod_is_deleted_when_the_server_answers_again(executor, server, monkeypatch):
+    """Its worker lives on, so no reaper will ever look at it."""
+    monkeypatch.setattr(connection, "_PAUSE", 0.01)
+    monkeypatch.setattr(removal, "_PAUSE", 0.1)
+    one = msgspec.structs.replace(launch("true"), keep=True)
+    assert Running(executor, one).exit().code == 0
+    before = server.requests["DELETE one"]
+    server.inject(method="DELETE", status=503, times=2 * connection._TRIES)
+    executor.discard(one.id)
+    wait_until(lambda: not server.store.listed("pods", JOBS)[0], timeout=30, what="the pod to be gone")
+    assert server.requests["DELETE one"] == before + 2 * connection._TRIES + 1
+
+
+def test_a_deletion_that_comes_late_does_not_meet_a_pod_that_has_the_name_by_then(executor, server):
+    one = msgspec.structs.replace(launch("echo ready; sleep 3"), keep=True)
+    run = Running(executor, one)
+    run.wait_output(b"ready")
+    before = server.requests["DELETE one"]
+    executor._remover.later(JOBS, one.id, uid="of-an-earlier-one")
+    executor._remover.wait()
+    assert server.requests["DELETE one"] == before + 1
+    assert run.exit().code == 0
+    executor.discard(one.id)
 
 
 def test_a_slow_server_is_waited_for(start, server):

@@ -96,12 +96,20 @@ class Api:
             raise
         return msgspec.json.decode(answer.data, type=Pod)
 
-    def delete_pod(self, namespace: str, name: str, grace: int | None = None) -> bool:
-        """False: there is no such pod. Raises EngineUnavailable, Refused.
+    def delete_pod(self, namespace: str, name: str, grace: int | None = None, uid: str = "") -> bool:
+        """False: there is no such pod.
 
-        `grace`: seconds between the signal that asks and the kill; None: as its spec says.
+        Args:
+            namespace, name: where it is.
+            grace: seconds between the signal that asks and the kill; None: as its spec says.
+            uid: of the one that is meant; empty: whichever has the name.
+
+        Raises:
+            EngineUnavailable
+            Refused: among others with 409, another pod has the name.
         """
-        body = {} if grace is None else {"gracePeriodSeconds": grace}
+        body: dict[str, Any] = {} if grace is None else {"gracePeriodSeconds": grace}
+        body |= {"preconditions": {"uid": uid}} if uid else {}
         try:
             self._connection.ask("delete pod", "DELETE", _path(namespace, "pods", name), body=body)
         except Refused as refused:

@@ -102,8 +102,8 @@ class KubernetesExecutor:
         self._lock = threading.Lock()
         self._views: dict[str, View] = {}
         self._running: dict[str, _Run] = {}
-        #: Namespaces of pods that are not removed before `discard`.
-        self._kept: dict[str, str] = {}
+        #: Namespaces and uids of pods that are not removed before `discard`.
+        self._kept: dict[str, tuple[str, str]] = {}
         #: Left to other workers.
         self._abandoned: set[str] = set()
         #: Names of pods whose task failed.
@@ -172,18 +172,18 @@ class KubernetesExecutor:
 
     def discard(self, launch_id: str) -> None:
         """See the port."""
-        namespace = self._kept.pop(launch_id, None)
+        namespace, uid = self._kept.pop(launch_id, ("", ""))
         failed = launch_id in self._failed
         self._failed.discard(launch_id)
         try:
             where = namespace or self._inventory.where(launch_id)
-            self._remover.later(where, launch_id, self._limits.keep_failed_for if failed else 0)
+            self._remover.later(where, launch_id, uid, self._limits.keep_failed_for if failed else 0)
         except EngineUnavailable:
             return  # there is no configuration, and so there never was a pod
 
     def tail(self, launch_id: str, size: int) -> bytes | None:
         """See the port."""
-        namespace = self._kept.get(launch_id) or self._inventory.find(launch_id)
+        namespace = self._kept.get(launch_id, ("", ""))[0] or self._inventory.find(launch_id)
         try:
             response = self._api.log(namespace, launch_id, status.CONTAINER, follow=False, tail=max(1, size // 16))
         except Refused:
@@ -310,11 +310,12 @@ class KubernetesExecutor:
     def _leave(self, launch: Launch, run: _Run) -> None:
         if run.abandoned:
             return
+        uid = run.watched.pod.metadata.uid
         if launch.keep and (run.started is not None or run.unsure):
             # Of an unsure one the next try is the adopter.
-            self._kept[launch.id] = run.namespace
+            self._kept[launch.id] = run.namespace, uid
         elif run.watched.exists:
-            self._remover.later(run.namespace, launch.id)
+            self._remover.later(run.namespace, launch.id, uid)
 
 
 def _sandbox(pod: Pod) -> Sandbox:

@@ -3,9 +3,12 @@
 import logging
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 
 from cellwork.errors import EngineUnavailable
 
+from . import refusals
 from .api import Api
 from .connection import Refused
 
@@ -18,6 +21,10 @@ _REMOVERS = 4
 #: take the pod from the API server's list while its containers may still run.
 GRACE = 1
 
+#: Deletions that an API server does not answer, each of several requests; and seconds before the second, doubled for
+#: each further one. All together some ten minutes: as long as the upgrade of a cluster's only control plane may take.
+_TRIES, _PAUSE, _LONGEST_PAUSE = 12, 5.0, 60.0
+
 
 class Remover:
     """Of one executor."""
@@ -29,19 +36,18 @@ class Remover:
         self._pending: set[Future[None]] = set()
         self._timers: dict[str, threading.Timer] = {}
 
-    def later(self, namespace: str, name: str, after: float = 0) -> None:
-        """Delete it in the background, `after` so many seconds; its Secret goes with it."""
-        if after > 0:
-            timer = threading.Timer(after, self._submit, (namespace, name))
-            timer.daemon = True
-            with self._lock:
-                self._timers[name] = timer
-            timer.start()
-            return
-        self._submit(namespace, name)
+    def later(self, namespace: str, name: str, uid: str = "", after: float = 0) -> None:
+        """Delete it in the background; its Secret goes with it.
+
+        Args:
+            namespace, name: where it is.
+            uid: of that one, so that it is safe to try again; empty: whichever has the name, once.
+            after: seconds.
+        """
+        self._schedule(_Removal(namespace, name, uid), after)
 
     def wait(self) -> None:
-        """Wait for the deletions that are under way. Pods that were to be kept for a while stay, for the reaper."""
+        """Wait for the deletions that are under way. Pods that were to be deleted later stay, for the reaper."""
         with self._lock:
             pending = set(self._pending)
             timers, self._timers = list(self._timers.values()), {}
@@ -49,10 +55,20 @@ class Remover:
             timer.cancel()
         wait(pending)
 
-    def _submit(self, namespace: str, name: str) -> None:
+    def _schedule(self, removal: "_Removal", after: float) -> None:
+        if after <= 0:
+            self._submit(removal)
+            return
+        timer = threading.Timer(after, self._submit, (removal,))
+        timer.daemon = True
         with self._lock:
-            self._timers.pop(name, None)
-            future = self._threads.submit(self._delete, namespace, name)
+            self._timers[removal.name] = timer
+        timer.start()
+
+    def _submit(self, removal: "_Removal") -> None:
+        with self._lock:
+            self._timers.pop(removal.name, None)
+            future = self._threads.submit(self._delete, removal)
             self._pending.add(future)
         future.add_done_callback(self._done)
 
@@ -60,8 +76,29 @@ class Remover:
         with self._lock:
             self._pending.discard(future)
 
-    def _delete(self, namespace: str, name: str) -> None:
+    def _delete(self, removal: "_Removal") -> None:
         try:
-            self._api.delete_pod(namespace, name, grace=GRACE)
+            self._api.delete_pod(removal.namespace, removal.name, grace=GRACE, uid=removal.uid)
         except (EngineUnavailable, Refused) as error:
-            logger.warning("pod %s/%s is not deleted, the reaper will try again: %s", namespace, name, error)
+            if removal.uid and isinstance(error, Refused) and error.status == HTTPStatus.CONFLICT:
+                return  # it is gone, and another has its name
+            passes = isinstance(error, EngineUnavailable) or error.status in refusals.TRANSIENT
+            if passes and removal.uid and removal.tries < _TRIES:
+                pause = min(_LONGEST_PAUSE, _PAUSE * 2 ** (removal.tries - 1))
+                logger.info("pod %s/%s is not deleted yet: %s", removal.namespace, removal.name, error)
+                self._schedule(replace(removal, tries=removal.tries + 1), pause)
+                return
+            logger.warning(
+                "pod %s/%s is not deleted, the reaper will try again when this worker is gone: %s",
+                removal.namespace,
+                removal.name,
+                error,
+            )
+
+
+@dataclass(frozen=True)
+class _Removal:
+    namespace: str
+    name: str
+    uid: str
+    tries: int = 1
