@@ -23,6 +23,10 @@ _REMOVERS, _MAX_PENDING = 4, 64
 #: Seconds that one which is about to end is given: to kill it costs the engine a tenth of what its whole life does.
 _ENDS_WITHIN = 0.1
 
+#: Tries of a removal that the engine did not answer, and seconds before the second; doubled for each further one. All
+#: together ten minutes.
+_TRIES, _PAUSE, _LONGEST_PAUSE = 12, 5.0, 60.0
+
 
 class Remover:
     """Kills and removes containers by name."""
@@ -101,7 +105,7 @@ class Remover:
             self.now(reference)
         except (EngineUnavailable, APIError) as error:
             failed = error
-            logger.warning("container %s is not removed: %s", name, error)
+            self._not_removed(name, reference, error)
         while then := self._next(name, removal):
             then(failed is None)
         self._room.release()
@@ -109,6 +113,24 @@ class Remover:
             removal.done.set_exception(failed)
         else:
             removal.done.set_result(None)
+
+    def _not_removed(self, name: str, reference: str, error: Exception, tries: int = 1) -> None:
+        """Try again where the engine was away: its worker lives on, so no reaper looks at it. Not by its name, which
+        may be another one's by then."""
+        if not isinstance(error, EngineUnavailable) or reference == name or tries >= _TRIES:
+            logger.warning("container %s is not removed: %s", name, error)
+            return
+        pause = min(_LONGEST_PAUSE, _PAUSE * 2 ** (tries - 1))
+        logger.warning("container %s is not removed: %s; it will be tried again in %g s", name, error, pause)
+        timer = threading.Timer(pause, self._again, (name, reference, tries + 1))
+        timer.daemon = True
+        timer.start()
+
+    def _again(self, name: str, reference: str, tries: int) -> None:
+        try:
+            self.now(reference)
+        except (EngineUnavailable, APIError) as error:
+            self._not_removed(name, reference, error, tries)
 
     def _next(self, name: str, removal: "_Removal") -> Callable[[bool], None] | None:
         """Who is to be told next; the removal counts as pending until all are."""
