@@ -1,19 +1,15 @@
 """The executor: makes a pod, follows it, has it deleted."""
 
 import threading
-import time
 from collections.abc import Set
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from signal import SIGKILL
 
 import msgspec
 
-from cellwork.errors import CellworkError, EngineUnavailable, SandboxLost
+from cellwork.errors import CellworkError, EngineUnavailable
 from cellwork_worker.executors.base import (
     STARTED,
-    STDOUT,
-    Abandoned,
     Emit,
     Exit,
     Health,
@@ -24,16 +20,15 @@ from cellwork_worker.executors.base import (
 )
 from cellwork_worker.launch import Launch
 
-from . import manifest, refusals, rights, shell, status
+from . import manifest, refusals, rights, status
 from .api import Api
 from .connection import Refused
 from .creation import Creator
-from .following import Following
 from .inventory import Inventory
 from .objects import Pod
 from .removal import GRACE, Remover
+from .run import Run
 from .view import Figures, View
-from .watch import Watched
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,24 +40,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     followers: int = 512
     #: Seconds that a pod whose task failed stays, to be looked at.
     keep_failed_for: float = 0.0
-
-
-@dataclass(eq=False)
-class _Run:
-    launch: Launch
-    namespace: str
-    view: View
-    watched: Watched
-    following: Following
-    #: By `time.monotonic`; None: not yet.
-    started: float | None = None
-    #: Somebody here asked it to end.
-    stopped: bool = False
-    #: At once: whatever status its processes then end with.
-    killed: bool = False
-    abandoned: bool = False
-    #: The API server did not answer: its pod may be there, and the task may have begun.
-    unsure: bool = False
 
 
 _LIMITS = Limits()
@@ -101,7 +78,7 @@ class KubernetesExecutor:
         self._remover = Remover(self._api)
         self._lock = threading.Lock()
         self._views: dict[str, View] = {}
-        self._running: dict[str, _Run] = {}
+        self._running: dict[str, Run] = {}
         #: Namespaces and uids of pods that are not removed before `discard`.
         self._kept: dict[str, tuple[str, str]] = {}
         #: Left to other workers.
@@ -112,21 +89,19 @@ class KubernetesExecutor:
 
     def run(self, launch: Launch, emit: Emit) -> Exit:
         """See the port."""
-        asked = time.monotonic()
         run = self._running[launch.id] = self._begin(launch)
         figures = Figures()
         try:
             self._inventory.enter(run.namespace)
             made = self._creator.create(launch, run.namespace, run.watched)
             self._inventory.entered(run.namespace)
-            self._wait_started(launch, run)
+            run.wait_started()
             if not run.stopped and self._creator.replace(made, launch, run.namespace, run.watched):
-                run.following.close()
-                run.following = Following(self._api, run.namespace, run.watched)
-                self._wait_started(launch, run)
-            run.started = time.monotonic()
+                run.has_another_pod()
+                run.wait_started()
+            run.running()
             emit(STARTED, b"")
-            ended = self._collect(launch, run, emit)
+            ended = run.collect(emit, self._followers)
         except Refused as refused:
             error = refusals.error(f"for task {launch.task} in pod {launch.id}", refused.status, refused.said)
             run.unsure = isinstance(error, EngineUnavailable)
@@ -135,17 +110,15 @@ class KubernetesExecutor:
             run.unsure = True
             raise
         finally:
-            run.following.close()
-            figures = run.view.remove(run.watched, time.monotonic() - (run.started or asked))
+            figures = run.close()
             del self._running[launch.id]
-            self._leave(launch, run)
-        if run.abandoned:
-            raise Abandoned(f"task {launch.task}: pod {launch.id} was left to another worker")
+            self._leave(run)
+        run.check_ours()
         pod = run.watched.pod
         return msgspec.structs.replace(
             ended,
             adopted=made.adopted,
-            start_seconds=run.started - asked,
+            start_seconds=run.start_seconds,
             pull_seconds=figures.pull_seconds,
             used=ended.used or figures.used,
             image_id=status.task_container(pod).image_id,
@@ -165,10 +138,8 @@ class KubernetesExecutor:
     def abandon(self, launch_id: str) -> None:
         """See the port."""
         if (run := self._running.get(launch_id)) is not None:
-            run.abandoned = True
             self._abandoned.add(launch_id)
-            run.watched.release()
-            run.following.interrupt()
+            run.interrupt()
 
     def discard(self, launch_id: str) -> None:
         """See the port."""
@@ -245,73 +216,22 @@ class KubernetesExecutor:
             return None
         return run.view.usage(launch_id, run.launch.spec.memory)
 
-    def _begin(self, launch: Launch) -> _Run:
+    def _begin(self, launch: Launch) -> Run:
         self._abandoned.discard(launch.id)
         namespace = launch.spec.namespace or self.namespace
         with self._lock:
             if namespace not in self._views:
                 self._views[namespace] = View(self._api, namespace, self._selector)
             view = self._views[namespace]
-        watched = view.add(launch.id)
-        return _Run(launch, namespace, view, watched, Following(self._api, namespace, watched))
+        return Run(self._api, launch, namespace, view)
 
-    def _wait_started(self, launch: Launch, run: _Run) -> None:
-        watched = run.watched
-        in_time = watched.wait(
-            lambda: status.started(watched.pod) or status.hindrance(launch, watched.pod) is not None,
-            launch.spec.start_timeout,
-        )
-        if run.abandoned:
-            raise Abandoned(f"task {launch.task}: pod {launch.id} was left to another worker")
-        if not in_time:
-            raise status.late(launch, watched.pod)
-        if (error := status.hindrance(launch, watched.pod)) is not None:
-            raise error
-        if not status.started(watched.pod) and not run.stopped:
-            raise SandboxLost(f"task {launch.task}: pod {launch.id} was deleted before it ran, not by this worker")
-
-    def _collect(self, launch: Launch, run: _Run, emit: Emit) -> Exit:
-        watched = run.watched
-        followed = self._followers.acquire(blocking=False)
-        try:
-            if not followed:
-                watched.wait(lambda: False)
-            if run.following.run(lambda data: emit(STDOUT, data)):
-                return Exit()
-        finally:
-            if followed:
-                self._followers.release()
-        watched.wait(lambda: False)
-        if run.abandoned:
-            return Exit()
-        terminated = status.task_container(watched.pod).state.terminated
-        if launch.payload is not None and terminated is not None and terminated.message:
-            # The runner's last words: its outcome, where that is short and the log was not to be had.
-            emit(STDOUT, terminated.message.encode())
-        return self._exit(launch, run)
-
-    def _exit(self, launch: Launch, run: _Run) -> Exit:
-        pod = run.watched.pod
-        if not status.ended(pod):
-            if run.stopped:
-                return Exit(code=128 + SIGKILL, killed=True)
-            why = f" ({said})" if (said := status.disruption(pod)) else ""
-            raise SandboxLost(f"task {launch.task}: pod {launch.id} was deleted while it ran, not by this worker{why}")
-        self._failed.add(launch.id)
-        ended = status.exit_of(launch, pod)
-        if launch.payload is None and (terminated := status.task_container(pod).state.terminated) is not None:
-            ended = msgspec.structs.replace(ended, used=shell.figures(terminated.message))
-            if ended.code == 0:
-                self._failed.discard(launch.id)
-        if pod.metadata.deletion_timestamp is not None and (run.killed or not run.stopped) and not ended.killed:
-            return msgspec.structs.replace(ended, killed=True, detail="the pod was deleted")
-        return ended
-
-    def _leave(self, launch: Launch, run: _Run) -> None:
+    def _leave(self, run: Run) -> None:
+        launch, uid = run.launch, run.watched.pod.metadata.uid
         if run.abandoned:
             return
-        uid = run.watched.pod.metadata.uid
-        if launch.keep and (run.started is not None or run.unsure):
+        if run.failed:
+            self._failed.add(launch.id)
+        if launch.keep and (run.start_seconds is not None or run.unsure):
             # Of an unsure one the next try is the adopter.
             self._kept[launch.id] = run.namespace, uid
         elif run.watched.exists:
