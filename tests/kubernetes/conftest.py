@@ -7,7 +7,10 @@ from functools import partial
 
 import pytest
 from conftest import WorkerProcess
+from podruns import INSTALLATION
 from waiting import wait_until
+
+from cellwork_worker.executors.kubernetes import KubernetesExecutor
 
 # An emulated cluster cannot say what these ask: where no real one is named they are not there, and so not skipped.
 collect_ignore = [] if "CELLWORK_TEST_KUBECONFIG" in os.environ else ["test_real.py"]
@@ -22,6 +25,14 @@ def start_pod_worker(start_worker, cluster) -> Callable[..., WorkerProcess]:
         return start_worker(*(arguments or ("-c", "4")), "-Q", queue, name=name, **env)
 
     return start
+
+
+@pytest.fixture
+def executor(cluster) -> Iterator[KubernetesExecutor]:
+    """Of pods, without a worker around it."""
+    executor = KubernetesExecutor(installation=INSTALLATION, worker="one", namespace=cluster.namespace)
+    yield executor
+    executor.sweep(frozenset())
 
 
 @pytest.fixture(scope="session")

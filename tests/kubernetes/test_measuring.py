@@ -1,14 +1,13 @@
 """What a command in a pod uses, as a shell around it tells, and that the command does not notice that shell."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from signal import SIGTERM
 
 import msgspec
 import pytest
-from podruns import INSTALLATION, Running, launch
+from podruns import Running, launch
 
 from cellwork.errors import InvalidSpec
-from cellwork_worker.executors.kubernetes import KubernetesExecutor
 
 WORKS = "held = bytes(range(256)) * 80_000; sum(range(2_000_000)); print(len(held)); raise SystemExit(7)"
 SHOWS_SIGNALS = """
@@ -18,13 +17,6 @@ signal.signal(signal.SIGTERM, lambda *_: (print("asked", flush=True), sys.exit(5
 print("ready", flush=True)
 while True: signal.pause()
 """
-
-
-@pytest.fixture
-def executor(cluster) -> Iterator[KubernetesExecutor]:
-    executor = KubernetesExecutor(installation=INSTALLATION, worker="one", namespace=cluster.namespace)
-    yield executor
-    executor.sweep(frozenset())
 
 
 @pytest.fixture

@@ -6,23 +6,16 @@ from contextlib import contextmanager
 
 import pytest
 from kubernetes import client
-from podruns import INSTALLATION, Running, launch
+from podruns import Running, launch
 from waiting import wait_until
 
 from cellwork.errors import EngineUnavailable, PolicyViolation
-from cellwork_worker.executors.kubernetes import KubernetesExecutor, manifest, refusals, template
+from cellwork_worker.executors.kubernetes import manifest, refusals, template
 from cellwork_worker.executors.kubernetes.api import Api
 from cellwork_worker.executors.kubernetes.connection import Refused
 
 #: Something that a node can have one of, so that two pods cannot be there at once, however large it is.
 SLOT = "cellwork.tests/slot"
-
-
-@pytest.fixture
-def executor(cluster) -> Iterator[KubernetesExecutor]:
-    executor = KubernetesExecutor(installation=INSTALLATION, worker="one", namespace=cluster.namespace)
-    yield executor
-    executor.sweep(frozenset())
 
 
 @pytest.fixture
