@@ -1,5 +1,6 @@
 """Images without a shell: a command is put under one to be measured, and runs without where there is none."""
 
+import uuid
 from collections.abc import Iterator
 
 import msgspec
@@ -10,11 +11,12 @@ from cellwork.errors import InvalidSpec
 from cellwork_worker.executors.kubernetes import manifest
 from cellwork_worker.launch import Launch
 
-SHELLLESS = "cellwork-tests/shellless:1"
+#: One for each process of the tests.
+SHELLLESS = f"cellwork-tests/shellless:{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def image(engine) -> Iterator[str]:
+def image(engine) -> Iterator[None]:
     """Has Python, and no ``/bin/sh``."""
     bare = engine.containers.create(IMAGE, ["python3", "-c", "import os; os.remove('/bin/sh')"], user="0")
     try:
@@ -24,7 +26,7 @@ def image(engine) -> Iterator[str]:
         bare.commit(repository, tag)
     finally:
         bare.remove(force=True)
-    yield SHELLLESS
+    yield
     engine.images.remove(SHELLLESS, force=True)
 
 
