@@ -67,8 +67,8 @@ class _Taking:
         self._unacknowledged: set[str] = set()
         self._more = False
         self._clients: dict[str, redis.Redis] = {}
-        #: How to connect, by whether asynchronously.
-        self._parameters: dict[bool, dict[str, Any]] = {}
+        #: The last ones, by whether asynchronous.
+        self._pools: dict[bool, Any] = {}
         super().__init__(*args, **kwargs)
 
     def basic_consume(self: Any, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
@@ -157,12 +157,14 @@ class _Taking:
     def _tokens(self, queue: str) -> str:
         return f"{queue}.cellwork-wake"
 
-    def _connparams(self: Any, asynchronous: bool = False) -> dict[str, Any]:
-        """As ever. Once its connection broke, kombu forgets these, while tasks that came by it are still to be
-        acknowledged, and the worker would end with an AttributeError: they go over a new one."""
-        if self.connection.client is not None:
-            self._parameters[asynchronous] = super()._connparams(asynchronous)  # type: ignore[misc]
-        return dict(self._parameters[asynchronous])
+    def _get_pool(self: Any, asynchronous: bool = False) -> Any:
+        """As ever. Once its connection broke or its channel was closed, kombu has forgotten how to connect, while tasks
+        that came by it are still to be acknowledged, and the worker would end with an AttributeError: the pool that
+        there was connects anew."""
+        if self.connection is None or self.connection.client is None:
+            return self._pools[asynchronous]
+        self._pools[asynchronous] = super()._get_pool(asynchronous)  # type: ignore[misc]
+        return self._pools[asynchronous]
 
     def _plain(self: Any) -> "redis.Redis":
         """A client that adds no prefix."""

@@ -3,12 +3,13 @@
 import json
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 from celery import Celery
 from conftest import WorkerProcess
-from kombu import Connection, Consumer, Queue
+from kombu import Connection, Consumer, Message, Queue
 from ownredis import OwnRedis
 from waiting import wait_until
 
@@ -84,7 +85,9 @@ def test_a_worker_whose_tasks_end_after_redis_restarted_acknowledges_them_and_go
     assert worker.process.poll() is None, worker.text
 
 
-def test_what_a_channel_has_taken_returns_to_its_queue_though_kombu_has_forgotten_how_to_connect(own):
+@pytest.fixture
+def taken(own) -> Iterator[tuple[redis.Redis, Any, Message]]:
+    """Redis, a channel, and a message that came by it."""
     register_transport()
     own.start()
     with redis.Redis.from_url(f"{own.url}/0") as client, Connection(f"{own.url}/0") as connection:
@@ -92,14 +95,28 @@ def test_what_a_channel_has_taken_returns_to_its_queue_though_kombu_has_forgotte
             producer.publish({}, routing_key="taken", declare=[Queue("taken", routing_key="taken")])
         channel = connection.channel()
         channel.basic_qos(0, 2, False)
-        taken = []
-        Consumer(channel, [Queue("taken")], on_message=taken.append).consume()
-        wait_until(lambda: taken or connection.drain_events(timeout=5), what="the message to be taken")
+        messages: list[Message] = []
+        Consumer(channel, [Queue("taken")], on_message=messages.append).consume()
+        wait_until(lambda: messages or connection.drain_events(timeout=5), what="the message to be taken")
         assert client.hlen("unacked") == 1
-        # As it is where Celery closes what is left of a connection that broke while Redis was away.
-        channel.connection.client = None
-        channel.close()
-        assert (client.hlen("unacked"), client.llen("taken")) == (0, 1)
+        yield client, channel, messages[0]
+
+
+def test_what_a_channel_has_taken_returns_to_its_queue_though_kombu_has_forgotten_how_to_connect(taken):
+    client, channel, _ = taken
+    # As it is where Celery closes what is left of a connection that broke while Redis was away.
+    channel.connection.client = None
+    channel.close()
+    assert (client.hlen("unacked"), client.llen("taken")) == (0, 1)
+
+
+def test_a_task_that_ends_after_the_channel_that_it_came_by_was_closed_is_acknowledged(taken):
+    """As it is where a task ends while Celery connects anew."""
+    client, channel, message = taken
+    channel.connection.close_channel(channel)
+    channel._disconnect_pools()
+    message.ack()
+    assert (client.hlen("unacked"), client.llen("taken")) == (0, 0)
 
 
 def test_a_worker_that_is_started_before_its_redis_waits_for_it(own, send, start):
