@@ -142,15 +142,15 @@ class Watch(Feed):
     def _list(self) -> str:
         with self._lock:
             # Later ones may have been created after the list was made, and be missing from it for that.
-            known = [watched for watched in self._watched.values() if watched.known]
+            known = [(one, one.pod.metadata.uid) for one in self._watched.values() if one.known]
         found = self._api.listed(self._selection, PodList)
         pods = {pod.metadata.name: pod for pod in found.items}
         for name, pod in pods.items():
             self._see(name, pod)
-        for watched in known:
+        for watched, uid in known:
             # Asked for by name, which no cache answers, before a task is told that its pod is gone.
             if watched.name not in pods and self._api.pod(self._selection.namespace, watched.name) is None:
-                watched.gone(watched.pod.metadata.uid)
+                watched.gone(uid)
         return found.metadata.resource_version
 
     def _take(self, event: WatchEvent) -> str:
