@@ -9,7 +9,8 @@ from podruns import INSTALLATION, Running, launch
 from waiting import wait_until
 
 from cellwork.errors import EngineUnavailable, PolicyViolation, SandboxLost
-from cellwork_worker.executors.kubernetes import KubernetesExecutor, connection, removal
+from cellwork_worker.executors import again
+from cellwork_worker.executors.kubernetes import KubernetesExecutor, connection
 
 JOBS = "jobs"
 
@@ -115,7 +116,7 @@ def test_what_a_server_did_and_never_answered_goes_on_in_the_next_try(
 def test_a_pod_is_deleted_when_the_server_answers_again(executor, server, monkeypatch):
     """Its worker lives on, so no reaper will ever look at it."""
     monkeypatch.setattr(connection, "_PAUSE", 0.01)
-    monkeypatch.setattr(removal, "_PAUSE", 0.1)
+    monkeypatch.setattr(again, "_PAUSE", 0.1)
     one = msgspec.structs.replace(launch("true"), keep=True)
     assert Running(executor, one).exit().code == 0
     before = server.requests["DELETE one"]

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from docker.errors import APIError
 
 from cellwork.errors import EngineUnavailable
+from cellwork_worker.executors import again
 
 from .engine import Engine
 
@@ -22,10 +23,6 @@ _REMOVERS, _MAX_PENDING = 4, 64
 
 #: Seconds that one which is about to end is given: to kill it costs the engine a tenth of what its whole life does.
 _ENDS_WITHIN = 0.1
-
-#: Tries of a removal that the engine did not answer, and seconds before the second; doubled for each further one. All
-#: together ten minutes.
-_TRIES, _PAUSE, _LONGEST_PAUSE = 12, 5.0, 60.0
 
 
 class Remover:
@@ -115,12 +112,11 @@ class Remover:
             removal.done.set_result(None)
 
     def _not_removed(self, name: str, reference: str, error: Exception, tries: int = 1) -> None:
-        """Try again where the engine was away: its worker lives on, so no reaper looks at it. Not by its name, which
-        may be another one's by then."""
-        if not isinstance(error, EngineUnavailable) or reference == name or tries >= _TRIES:
+        """Try again where the engine was away. Not by its name, which may be another one's by then."""
+        pause = again.pause(tries)
+        if not isinstance(error, EngineUnavailable) or reference == name or pause is None:
             logger.warning("container %s is not removed: %s", name, error)
             return
-        pause = min(_LONGEST_PAUSE, _PAUSE * 2 ** (tries - 1))
         logger.warning("container %s is not removed: %s; it will be tried again in %g s", name, error, pause)
         timer = threading.Timer(pause, self._again, (name, reference, tries + 1))
         timer.daemon = True

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from cellwork.errors import EngineUnavailable
+from cellwork_worker.executors import again
 
 from . import refusals
 from .api import Api
@@ -20,10 +21,6 @@ _REMOVERS = 4
 #: Seconds between the signal that asks and the kill, for what still runs although nobody needs it. Not 0: that would
 #: take the pod from the API server's list while its containers may still run.
 GRACE = 1
-
-#: Deletions that an API server does not answer, each of several requests; and seconds before the second, doubled for
-#: each further one. All together some ten minutes: as long as the upgrade of a cluster's only control plane may take.
-_TRIES, _PAUSE, _LONGEST_PAUSE = 12, 5.0, 60.0
 
 
 class Remover:
@@ -83,8 +80,8 @@ class Remover:
             if removal.uid and isinstance(error, Refused) and error.status == HTTPStatus.CONFLICT:
                 return  # it is gone, and another has its name
             passes = isinstance(error, EngineUnavailable) or error.status in refusals.TRANSIENT
-            if passes and removal.uid and removal.tries < _TRIES:
-                pause = min(_LONGEST_PAUSE, _PAUSE * 2 ** (removal.tries - 1))
+            pause = again.pause(removal.tries)
+            if passes and removal.uid and pause is not None:
                 logger.info("pod %s/%s is not deleted yet: %s", removal.namespace, removal.name, error)
                 self._schedule(replace(removal, tries=removal.tries + 1), pause)
                 return
