@@ -71,7 +71,8 @@ def test_it_sees_how_long_a_queue_is_how_old_its_oldest_message_and_who_is_serve
     before = time.time()
     for _ in range(3):
         app.send_task("shop.tasks.echo", (1,))
-    wait_until(lambda: time.time() - before > 0.2, what="the messages to be that old")
+    sent = time.time()
+    wait_until(lambda: time.time() - sent > 0.2, what="the messages to be that old")
     seen = traffic.look()
     assert seen.waiting == 3
     assert 0.2 <= seen.oldest <= time.time() - before
