@@ -23,6 +23,8 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     pull: Literal["always", "missing", "never"] | None = None
     platform: str | None = None
     entrypoint: tuple[str, ...] | None = None
+    #: Command tasks only. False: its program is process 1 of its sandbox, and so has no shell around it that measures.
+    init: bool | None = None
     workdir: str | None = None
     env: dict[str, str] | None = None
     #: Environment variable of the body to the name of the worker's secret that it gets; only on the declaration.

@@ -276,6 +276,7 @@ ACCEPTED: dict[str, str] = {
     "annotations": "a mapping of strings to strings",
     "node_selector": "a mapping of the labels that a node must have",
     "affinity": "a mapping, as in a pod's manifest",
+    "init": "True or False",
     "read_only": "True or False",
     "fresh_network": "True or False",
     "learn": "one of off, suggest, on",

@@ -1,10 +1,14 @@
 """One worker for the tests that only need one, and after each test a look at what is left."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dockerruns
 import pytest
 from waiting import wait_until
+
+from cellwork_worker.executors.docker import DockerExecutor
+from cellwork_worker.launch import Launch
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +70,23 @@ def hostile(shop, shared_worker):
 @pytest.fixture
 def commands(shop, shared_worker):
     return shop.commands
+
+
+@pytest.fixture
+def make_executor(engine, installation) -> Iterator[Callable[[str], DockerExecutor]]:
+    made: list[DockerExecutor] = []
+
+    def make(worker: str) -> DockerExecutor:
+        made.append(DockerExecutor(installation=installation, worker=worker))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.sweep(frozenset())
+        assert executor.sweep(frozenset()) == []
+
+
+@pytest.fixture
+def launch(installation) -> Callable[..., Launch]:
+    """Make a `Launch` of a script of the shell."""
+    return lambda script, **options: dockerruns.launch(installation, "sh", "-c", script, **options)

@@ -3,70 +3,16 @@
 import json
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
 from chaos.way import EngineWay
+from dockerruns import BUSYBOX, Output
 from waiting import wait_until
 
 from cellwork.errors import ImageUnavailable, InvalidSpec, SandboxLost
-from cellwork.spec import ContainerSpec, parse
-from cellwork_worker.executors.base import STARTED, STDOUT
 from cellwork_worker.executors.docker import DockerExecutor
 from cellwork_worker.executors.docker.container import container_config
-from cellwork_worker.hardening import harden
-from cellwork_worker.launch import Launch
-
-BUSYBOX = "cellwork/busybox:base"
-
-
-@pytest.fixture
-def make_executor(engine, installation) -> Iterator[Callable[[str], DockerExecutor]]:
-    made: list[DockerExecutor] = []
-
-    def make(worker: str) -> DockerExecutor:
-        made.append(DockerExecutor(installation=installation, worker=worker))
-        return made[-1]
-
-    yield make
-    for executor in made:
-        executor.sweep(frozenset())
-        assert executor.sweep(frozenset()) == []
-
-
-@pytest.fixture
-def launch(installation) -> Callable[..., Launch]:
-    def make(script: str, *, name: str | None = None, worker: str = "one", **options: object) -> Launch:
-        spec = parse("t", {"image": BUSYBOX, "memory": "64m", "pull": "never", **options})
-        return Launch(
-            id=name or f"cellwork-{uuid.uuid4().hex}-0",
-            task="t",
-            task_id="t",
-            spec=harden("t", spec, ContainerSpec()),
-            argv=("sh", "-c", script),
-            env={},
-            payload=None,
-            labels={"cellwork.installation": installation, "cellwork.worker": worker},
-        )
-
-    return make
-
-
-class Output:
-    """Collects what a sandbox prints."""
-
-    def __init__(self) -> None:
-        self.text = b""
-        self.started = threading.Event()
-
-    def __call__(self, stream: int, chunk: bytes) -> bool:
-        if stream == STARTED:
-            self.started.set()
-        elif stream == STDOUT:
-            self.text += chunk
-        return False
 
 
 def test_a_running_sandbox_that_already_has_this_name_is_adopted_with_all_its_output(make_executor, launch, engine):

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from celery import Celery
+from celery.exceptions import TimeLimitExceeded
 from conftest import PROJECT
 from waiting import wait_until
 
@@ -150,7 +151,7 @@ def test_what_goes_through_network_and_disk_is_counted(tasks, worker_store, gate
     assert MIB <= run.disk_written_bytes < 4 * MIB
 
 
-def test_a_commands_bill_is_the_engines(tasks, commands, worker_store):
+def test_a_commands_bill_is_what_its_shell_reads(commands, worker_store):
     script = """
         dd if=/dev/zero of=/tmp/held bs=1M count=20
         end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do :; done"""
@@ -160,7 +161,32 @@ def test_a_commands_bill_is_the_engines(tasks, commands, worker_store):
     run = run_of(worker_store, long.id)
     assert 0.3 < run.cpu_seconds < 10
     assert 20 * MIB <= run.peak_memory_bytes < 40 * MIB
-    assert run_of(worker_store, short.id).cpu_seconds is None
+    run = run_of(worker_store, short.id)
+    assert 0 < run.cpu_seconds < 1
+    assert 0 < run.peak_memory_bytes < 20 * MIB
+    assert run.network_sent_bytes == 0
+
+
+def test_a_command_that_is_killed_is_billed_by_its_engine(commands, worker_store):
+    killed = commands.script.apply_async(("trap '' TERM; while :; do :; done",), time_limit=4)
+    with pytest.raises(TimeLimitExceeded):
+        killed.get(timeout=TIMEOUT)
+    run = run_of(worker_store, killed.id)
+    assert 0.3 < run.cpu_seconds < 10
+
+
+def test_what_a_command_sends_is_counted_however_short_it_is(commands, worker_store, gateway):
+    with socket.create_server((gateway, 0)) as server:
+        thread = threading.Thread(target=swallow, args=(server,))
+        thread.start()
+        host, port = server.getsockname()
+        script = f"head -c {MIB} /dev/zero | nc {host} {port}"
+        result = commands.script.apply_async((script,), network="bridge")
+        result.get(timeout=TIMEOUT)
+        thread.join()
+    run = run_of(worker_store, result.id)
+    assert MIB < run.network_sent_bytes < 2 * MIB
+    assert 0 < run.network_received_bytes < MIB
 
 
 def swallow(server):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from cellwork.errors import EngineUnavailable, ImageUnavailable, InvalidSpec, PayloadTooLarge, PolicyViolation
 from cellwork.spec import ContainerSpec, parse
-from cellwork_worker.executors.kubernetes import manifest, refusals, shell, status, template
+from cellwork_worker.executors import shell
+from cellwork_worker.executors.kubernetes import manifest, refusals, status, template
 from cellwork_worker.executors.kubernetes.limiter import Limiter
 from cellwork_worker.executors.kubernetes.objects import Pod
 from cellwork_worker.executors.kubernetes.watch import Watched

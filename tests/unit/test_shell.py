@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cellwork_worker.executors.kubernetes import shell
+from cellwork.spec import ContainerSpec
+from cellwork_worker.executors import shell
 
 SHELLS = [name for name in ("dash", "bash", "busybox") if shutil.which(name)]
 
@@ -48,3 +49,85 @@ def test_a_program_has_its_arguments_as_they_are(run, tmp_path):
     words = ["", " a  b ", "$HOME", "*", "-n", "--", "'\"\\", "new\nline"]
     run("sh", "-c", 'printf "%s|" "$@" >' + str(tmp_path / "out"), "sh", *words)
     assert Path(tmp_path / "out").read_text().split("|")[:-1] == words
+
+
+@pytest.fixture
+def output_of():
+    """What a program prints to standard error under a shell that tells its figures there."""
+
+    def output_of(name: str, *program: str) -> str:
+        own = [name, "sh"] if name == "busybox" else [name]
+        _, _, script, *words = shell.under("sh", program, mark="<mark>")
+        ended = subprocess.run([*own, "-c", script, *words], capture_output=True, timeout=30, check=False, text=True)
+        return ended.stderr
+
+    return output_of
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_at_the_end_of_standard_error_stands_what_was_used(output_of, name):
+    printed, mark, told = output_of(name, "sh", "-c", "echo its own >&2").partition("<mark>")
+    assert (printed, mark) == ("its own\n", "<mark>")
+    assert not shell.never_ran(told)
+    assert shell.figures(told)["network_received_bytes"] >= 0
+    told = output_of(name, "/no/such").partition("<mark>")[2]
+    assert shell.never_ran(told)
+
+
+V1 = """ended
+254:0 Read 100
+254:0 Write 10
+254:0 Total 110
+Total 110
+254:16 Read 1
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier comp
+    lo:    9000       1    0    0    0     0          0         0     9000       1    0    0    0     0       0      0
+  eth0:       5       1    0    0    0     0          0         0        6       1    0    0    0     0       0      0
+  eth1:50       1    0    0    0     0          0         0        60       1    0    0    0     0       0          0
+memory.max_usage_in_bytes 1000
+cpuacct.usage 2500000000
+inactive_file 7
+total_inactive_file 100
+total_active_file 20
+"""
+
+V2 = (
+    V1[V1.index("Inter") : V1.index("memory.max")]
+    + """254:0 rbytes=100 wbytes=10 rios=1 wios=1 dbytes=0 dios=0
+254:16 rbytes=1 wbytes=0 rios=1 wios=0 dbytes=0 dios=0
+memory.peak 1000
+usage_usec 2500000
+inactive_file 100
+active_file 20
+"""
+)
+
+EXPECTED = {
+    "cpu_seconds": 2.5,
+    "peak_memory_bytes": 880,
+    "network_received_bytes": 55,
+    "network_sent_bytes": 66,
+    "disk_read_bytes": 101,
+    "disk_written_bytes": 10,
+}
+
+
+@pytest.mark.parametrize("told", [V1, V2])
+def test_the_figures_of_both_versions_of_control_groups_are_understood(told):
+    assert shell.figures(told) == EXPECTED
+
+
+def test_a_command_that_would_not_bear_it_has_no_shell_around_it():
+    def fitting(*arguments: str, entrypoint=(), **options) -> str | None:
+        return shell.fitting(ContainerSpec(**options), arguments, entrypoint)
+
+    assert fitting("ffmpeg") == "/bin/sh"
+    assert fitting("/usr/bin/bash", "-c", "x") == "/usr/bin/bash"
+    assert fitting("x", entrypoint=("/entry.sh",)) == "/bin/sh"
+    assert fitting("x", entrypoint=None) is None
+    assert fitting(entrypoint=()) is None
+    for options in ({"init": False}, {"pids": 1}, {"stop_signal": "SIGINT"}, {"stop_signal": "SIGRTMIN+3"}):
+        assert fitting("ffmpeg", **options) is None
+    assert fitting("x", entrypoint=("/init",)) is None
+    assert fitting("ffmpeg", init=True, pids=2, stop_signal="SIGHUP") == "/bin/sh"

@@ -3,12 +3,16 @@
 Field names and units are those of the Docker Engine API, section "ContainerCreate".
 """
 
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from cellwork.spec import ContainerSpec
+from cellwork_worker.executors import shell
 from cellwork_worker.hardening import DROPPED_CAPABILITIES, SAFE, SECURITY_OPTIONS
 from cellwork_worker.launch import Launch
+
+from .report import mark
 
 #: Nanoseconds a second, which is also what one processor is in the API.
 _NANO = 1_000_000_000
@@ -20,6 +24,7 @@ def container_config(
     holder: str | None = None,
     declared: tuple[str, ...] = (),
     log_driver: str = "local",
+    measured: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The request's body.
 
@@ -29,6 +34,7 @@ def container_config(
         holder: the container whose network namespace it joins; None: it gets one of its own.
         declared: the volumes that its image declares.
         log_driver: the engine's, for its output.
+        measured: see there.
     """
     spec = launch.spec
     config: dict[str, Any] = {
@@ -55,6 +61,8 @@ def container_config(
     if launch.payload is not None:
         # The whole command line is the runner's: an image's entry point must not stand between.
         config |= {"Entrypoint": list(launch.argv[:1]), "Cmd": list(launch.argv[1:])}
+    elif measured is not None:
+        config |= {"Entrypoint": list(measured[:1]), "Cmd": list(measured[1:])}
     elif spec.entrypoint is not None:
         config["Entrypoint"] = list(spec.entrypoint)
     if spec.workdir is not None:
@@ -64,6 +72,27 @@ def container_config(
     if holder is not None:
         config["HostConfig"]["NetworkMode"] = f"container:{holder}"
     return config
+
+
+def measured(
+    launch: Launch, entrypoint: Sequence[str] | None, arguments: Sequence[str], *, borrow: bool
+) -> list[str] | None:
+    """A command with a shell around it that tells what it used. None: it runs as it is, or it is none.
+
+    Args:
+        launch: what to run.
+        entrypoint, arguments: what its image runs where nobody says anything else. None: not known.
+        borrow: that image may have a shell.
+    """
+    if launch.payload is not None:
+        return None
+    spec = launch.spec
+    given = launch.argv or (() if spec.entrypoint else tuple(arguments))
+    around = shell.fitting(spec, given, entrypoint)
+    if around is None or (around == shell.IMAGES and not borrow):
+        return None
+    program = spec.entrypoint if spec.entrypoint is not None else entrypoint
+    return shell.under(around, [*(program or ()), *given], launch.env, mark(launch.id))
 
 
 def log_config(driver: str, max_bytes: int) -> dict[str, Any]:

@@ -9,11 +9,12 @@ import requests
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from cellwork.errors import EngineUnavailable, ImageUnavailable, InvalidSpec
+from cellwork_worker.executors import shell
 from cellwork_worker.launch import Launch
 
-from .container import container_config
-from .declared import DeclaredVolumes
+from .container import container_config, measured
 from .engine import Engine, answer, name_taken
+from .facts import ImageFacts
 from .followed import PATIENCE, Followed
 from .holders import Holders, may_join
 from .images import pull
@@ -46,6 +47,8 @@ class Container:
     image_id: str = ""
     #: What it took to pull its image; None: it was there.
     pull_seconds: float | None = None
+    #: That which its command runs under; None: none, or it is not known.
+    shell: str | None = None
     #: Of the engine's `breaks`, as many as there were when it was last seen to run.
     breaks: int = 0
 
@@ -56,8 +59,9 @@ class Containers:
     def __init__(self, engine: Engine, labels: dict[str, str], log_max_bytes: int) -> None:
         """`labels`: the worker's. `log_max_bytes`: of output that the engine keeps per container."""
         self.engine = engine
-        self._declared = DeclaredVolumes(engine)
-        self.holders = Holders(engine, labels, self._declared)
+        self._images = ImageFacts(engine)
+        self._without_shell = shell.Without()
+        self.holders = Holders(engine, labels, self._images)
         self.remover = Remover(engine)
         self._log_max_bytes = log_max_bytes
         #: Ids of those that have not got their task and never will, and may still be there.
@@ -69,26 +73,24 @@ class Containers:
         Raises:
             EngineUnavailable, ImageUnavailable, StartTimeout, InvalidSpec.
         """
-        container = self._create(launch, join=True)
-        if container is None:
-            return None
-        try:
-            return container, self._attach_and_start(launch, container)
-        except APIError as error:
-            if container.holder is None:
-                self.remove(container)
-                raise self._refusal(launch, error) from error
-        # The holder may have gone; a namespace of its own needs none.
-        self._clear(container.id)
-        self.holders.discard(container.holder)
-        container = self._create(launch, join=False)
-        if container is None:
-            return None
-        try:
-            return container, self._attach_and_start(launch, container)
-        except APIError as error:
-            self.remove(container)
-            raise self._refusal(launch, error) from error
+        join = True
+        while (container := self._create(launch, join=join)) is not None:
+            try:
+                return container, self._attach_and_start(launch, container)
+            except APIError as error:
+                lacks_shell = container.shell == shell.IMAGES and shell.IMAGES in answer(error)
+                if container.holder is None and not lacks_shell:
+                    self.remove(container)
+                    raise self._refusal(launch, error) from error
+            self._clear(container.id)
+            if lacks_shell:
+                self._without_shell.add(container.image)
+                self.left(container)
+            elif container.holder is not None:
+                # It may have gone; a namespace of its own needs none.
+                self.holders.discard(container.holder)
+                join = False
+        return None
 
     def find(self, launch: Launch, name: str) -> tuple[Container, Followed] | None:
         """The launch's sandbox of an earlier delivery, which has this name, and its output from the first line.
@@ -123,7 +125,7 @@ class Containers:
 
     def image_bytes(self, image: str | None) -> int | None:
         """The size of the image that sandboxes of that name are made of; None: not known."""
-        return None if image is None else self._declared.size(image)
+        return None if image is None else self._images.size(image)
 
     def followed(self, launch: Launch, container: Container, patience: float = PATIENCE) -> Followed:
         """The log of the launch's container, whose own connection is broken; `patience`: seconds that it is given to
@@ -262,18 +264,28 @@ class Containers:
         join = join and may_join(launch.spec) and not self.engine.podman
         holder = self.holders.acquire(image) if join else None
         try:
-            declared = self._declared.of(image)
+            # A command's program is told to the engine, so it must be that of the image as it is now.
+            facts = self._images.of(image, fresh=launch.payload is None)
+            entrypoint = facts.entrypoint if facts.id else None
+            words = measured(launch, entrypoint, facts.arguments, borrow=image not in self._without_shell)
             driver = "json-file" if self.engine.podman else "local"
             # An adopted task's outcome is read from there, so never less than the setting.
             kept = max(self._log_max_bytes, launch.spec.log_max or 0)
-            config = container_config(launch, kept, holder, declared, driver)
+            config = container_config(launch, kept, holder, facts.volumes, driver, words)
             made = client.create_container_from_config(config, launch.id, launch.spec.platform)
         except BaseException:
             if holder is not None:
                 self.holders.release(image, holder)
             raise
-        image_id = self._declared.image_id(image)
-        return Container(launch.id, made["Id"], image, holder, image_id=image_id, breaks=self.engine.breaks)
+        return Container(
+            launch.id,
+            made["Id"],
+            image,
+            holder,
+            image_id=facts.id,
+            shell=None if words is None else words[0],
+            breaks=self.engine.breaks,
+        )
 
 
 #: What an engine says with status 500, as if it had failed, where what it is asked for cannot be had: do not wait.

@@ -21,7 +21,8 @@ from .ending import exit_of
 from .engine import Engine, answer
 from .host import clock_of, disk_of
 from .listing import listed
-from .sampling import Sampling
+from .measuring import Measuring
+from .report import without
 from .starter import RunningSandbox, Starter
 from .stream import Attached, Demux, chunks, skip_ready
 from .usage import usage
@@ -78,11 +79,11 @@ class DockerExecutor:
                 sandbox = self._starter.sandbox(launch)
                 self._inherit(sandbox, earlier or self._kept.get(launch.id))
                 start_seconds = time.monotonic() - asked
-                sampling = Sampling(self._engine, sandbox.container.id) if launch.payload is None else None
+                measuring = Measuring(self._engine, launch, sandbox.container, emit)
                 try:
-                    ended = self._follow(launch, sandbox, emit)
+                    ended = measuring.exit(self._follow(launch, sandbox, measuring.emit))
                 finally:
-                    used = {} if sampling is None else sampling.end()
+                    measuring.close()
         finally:
             self._starter.over(launch)
         if sandbox.doubled:
@@ -92,7 +93,6 @@ class DockerExecutor:
             adopted=sandbox.adopted,
             warm=sandbox.warm,
             start_seconds=start_seconds,
-            used=used,
             pull_seconds=sandbox.container.pull_seconds,
             image_id=sandbox.container.image_id,
             image_bytes=self._containers.image_bytes(launch.spec.image),
@@ -184,7 +184,8 @@ class DockerExecutor:
         try:
             with self._engine.errors(f"to read the log of sandbox {launch_id}"):
                 # The engine counts lines; most are longer than this.
-                return bytes(self._engine.client.logs(launch_id, tail=max(1, size // 16)))[-size:]
+                output = bytes(self._engine.client.logs(launch_id, tail=max(1, size // 16)))
+                return without(output, launch_id)[-size:]
         except NotFound:
             return None
 

@@ -20,8 +20,8 @@ from cellwork.errors import EngineUnavailable
 from cellwork.spec import ContainerSpec
 from cellwork_worker.hardening import DROPPED_CAPABILITIES, SECURITY_OPTIONS
 
-from .declared import DeclaredVolumes
 from .engine import Engine, answer
+from .facts import ImageFacts
 
 logger = logging.getLogger("cellwork.worker")
 
@@ -41,10 +41,10 @@ def may_join(spec: ContainerSpec) -> bool:
 class Holders:
     """Made when needed, reused, removed with their worker."""
 
-    def __init__(self, engine: Engine, labels: dict[str, str], declared: DeclaredVolumes) -> None:
-        """`labels`: the worker's, by which what it leaves is found. `declared`: the images' own volumes."""
+    def __init__(self, engine: Engine, labels: dict[str, str], images: ImageFacts) -> None:
+        """`labels`: the worker's, by which what it leaves is found. `images`: what they say of themselves."""
         self._engine = engine
-        self._declared = declared
+        self._images = images
         self._labels = {**labels, "cellwork.holder": "1"}
         self._lock = threading.Lock()
         self._idle: deque[tuple[str, str]] = deque()
@@ -141,7 +141,7 @@ class Holders:
                 "NetworkMode": "none",
                 "ReadonlyRootfs": True,
                 # Otherwise each would be a folder of the host, for as long as the holder lives.
-                "Tmpfs": dict.fromkeys(self._declared.of(image), "size=4096"),
+                "Tmpfs": dict.fromkeys(self._images.of(image).volumes, "size=4096"),
                 "CapDrop": list(DROPPED_CAPABILITIES),
                 "SecurityOpt": list(SECURITY_OPTIONS),
                 "Memory": 16 << 20,

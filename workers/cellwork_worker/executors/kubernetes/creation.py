@@ -5,6 +5,7 @@ import time
 from typing import NamedTuple
 
 from cellwork.errors import EngineUnavailable
+from cellwork_worker.executors.shell import Without
 from cellwork_worker.launch import Launch
 
 from . import manifest, status, template
@@ -18,10 +19,6 @@ _EXISTS = 409
 
 #: A pod of the name that is being deleted is waited for; seconds, and how often one that comes and goes is tried.
 _DELETION_PATIENCE, _TRIES = 60.0, 3
-
-
-#: Images that are remembered to have no shell.
-_MAX_SHELLLESS = 1000
 
 
 class Made(NamedTuple):
@@ -38,8 +35,7 @@ class Creator:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        #: Images without a shell, the one that was met first at the front.
-        self._shellless: dict[str | None, None] = {}
+        self._without_shell = Without()
 
     def create(self, launch: Launch, namespace: str, watched: Watched) -> Made:
         """Have a pod with the task in it.
@@ -47,7 +43,7 @@ class Creator:
         Raises:
             Refused, EngineUnavailable, PayloadTooLarge, InvalidSpec, PolicyViolation
         """
-        borrow = launch.spec.image not in self._shellless
+        borrow = launch.spec.image not in self._without_shell
         wanted = manifest.pod(launch, borrow=borrow)
         template.check(launch.task, wanted)
         data = manifest.packed(launch) if launch.payload is not None else None
@@ -73,9 +69,7 @@ class Creator:
         image = launch.spec.image
         if not made.borrowed or not status.lacks_shell(launch, watched.pod):
             return False
-        self._shellless[image] = None
-        if len(self._shellless) > _MAX_SHELLLESS:
-            self._shellless.pop(next(iter(self._shellless)), None)
+        self._without_shell.add(image)
         self._api.delete_pod(namespace, launch.id, grace=GRACE)
         watched.anew()
         self.create(launch, namespace, watched)

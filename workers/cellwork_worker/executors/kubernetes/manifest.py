@@ -12,9 +12,10 @@ from typing import Any
 
 from cellwork.errors import InvalidSpec, PayloadTooLarge
 from cellwork.spec import ContainerSpec
+from cellwork_worker.executors import shell
 from cellwork_worker.launch import Launch
 
-from . import placement, shell
+from . import placement
 from .status import CONTAINER
 from .template import under
 
@@ -181,8 +182,8 @@ def _container(launch: Launch, mounts: list[dict[str, Any]], *, borrow: bool) ->
         python = spec.python or "python3"
         container["command"] = _literal(python, "-I", "-S", "-c", _PRELUDE, *launch.argv)
     elif program := [*(spec.entrypoint or ()), *launch.argv]:
-        around = shell.fitting(spec.entrypoint, launch.argv)
-        words = _literal(*shell.under(around if borrow or around != shell.IMAGES else None, program))
+        around = shell.fitting(spec, launch.argv)
+        words = _literal(*shell.under(around if borrow or around != shell.IMAGES else None, program, launch.env))
         container["args" if spec.entrypoint is None else "command"] = words
     if spec.workdir is not None:
         container["workingDir"] = spec.workdir

@@ -7,10 +7,11 @@ from signal import SIGKILL
 import msgspec
 
 from cellwork.errors import SandboxLost
+from cellwork_worker.executors import shell
 from cellwork_worker.executors.base import STDOUT, Abandoned, Emit, Exit
 from cellwork_worker.launch import Launch
 
-from . import shell, status
+from . import status
 from .api import Api
 from .following import Following
 from .view import Figures, View

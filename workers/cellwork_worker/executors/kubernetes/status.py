@@ -1,10 +1,10 @@
 """A pod as the API shows it → whether it runs, what keeps it from running, how it ended. Pure."""
 
 from cellwork.errors import CellworkError, ImageUnavailable, InvalidSpec, StartTimeout
+from cellwork_worker.executors import shell
 from cellwork_worker.executors.base import Exit
 from cellwork_worker.launch import Launch
 
-from . import shell
 from .objects import ContainerStatus, Pod, Terminated
 
 #: The container that the task runs in.
@@ -64,7 +64,7 @@ def lacks_shell(launch: Launch, pod: Pod) -> bool:
         terminated is not None
         and terminated.reason in _NEVER_RAN
         and launch.payload is None
-        and shell.fitting(launch.spec.entrypoint, launch.argv) == shell.IMAGES
+        and shell.fitting(launch.spec, launch.argv) == shell.IMAGES
     )
 
 
@@ -93,12 +93,12 @@ def exit_of(launch: Launch, pod: Pod) -> Exit:
         InvalidSpec: its program could not be started.
     """
     terminated = task_container(pod).state.terminated or Terminated(exit_code=_KILLED)
-    missing = launch.payload is None and shell.never_ran(terminated.message)
-    if missing or terminated.reason in _NEVER_RAN:
-        program = (*(launch.spec.entrypoint or ()), *launch.argv)
-        why = f"{program[0]!r} is not there, or not executable" if missing else terminated.message or terminated.reason
+    if launch.payload is None and shell.never_ran(terminated.message):
+        raise InvalidSpec(shell.missing(launch, f"pod {launch.id}"))
+    if terminated.reason in _NEVER_RAN:
         raise InvalidSpec(
-            f"task {launch.task}: pod {launch.id} (image {launch.spec.image}) cannot start its program: {why}"
+            f"task {launch.task}: pod {launch.id} (image {launch.spec.image}) cannot start its program: "
+            f"{terminated.message or terminated.reason}"
         )
     # The kubelet says OOMKilled also where a child was killed and the container went on to end with another status.
     oom = terminated.reason == "OOMKilled"
