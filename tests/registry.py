@@ -31,6 +31,8 @@ class Registry(ThreadingHTTPServer):
         self.answering = threading.Event()
         self.answering.set()
         self.asked: list[str] = []
+        #: Who asked, by the names they give themselves.
+        self.agents: list[str | None] = []
         self.blobs: dict[str, tuple[str, bytes]] = {}
         with tarfile.open(fileobj=io.BytesIO(saved)) as tar:
             member = json.loads(_read(tar, "manifest.json"))[0]
@@ -55,6 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
+        self.server.agents.append(self.headers.get("User-Agent"))
         self.server.answering.wait(60)
         login = self.server.login
         if login and self.headers.get("Authorization") != f"Basic {base64.b64encode(login.encode()).decode()}":

@@ -2,7 +2,7 @@
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -109,6 +109,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kube_context: str | None = None
     #: Requests a second that a worker makes of the API server.
     kube_qps: float = 50.0
+    #: Registries, as images' names have them, that a worker may ask what an image runs, so that a command in a pod can
+    #: be measured; ``*``: all. It asks with its own Docker logins, and about images that are named by their digest.
+    kube_registries: tuple[str, ...] = ()
     #: Logs of pods that a worker follows at once; beyond that, output comes when the pod has ended.
     log_followers: int = 512
     #: Seconds that the pod of a task which failed without an outcome stays, to be looked at.
@@ -124,7 +127,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     installation: str = "default"
 
 
-_SCALARS = {
+_SCALARS: dict[str, Callable[[str], object]] = {
     "executor": str,
     "installation": str,
     "secrets_dir": str,
@@ -142,6 +145,7 @@ _SCALARS = {
     "kube_namespace": str,
     "kube_context": str,
     "kube_qps": float,
+    "kube_registries": lambda text: [word.strip() for word in text.split(",") if word.strip()],
     "keep_failed_for": float,
     "idempotency_ttl": float,
     "host_memory": str,

@@ -293,6 +293,9 @@ def test_settings_come_from_file_call_and_environment_and_the_later_wins(tmp_pat
     settings = load(make(kill_grace=2.5, defaults={"memory": "6m"}))
     assert (settings.infra_retries, settings.kill_grace, settings.log_tail_bytes) == (9, 2.5, 10)
     assert settings.defaults.memory == 6 << 20
+    assert settings.kube_registries == ()
+    monkeypatch.setenv("CELLWORK_KUBE_REGISTRIES", "registry.example:5000, docker.io")
+    assert load(make()).kube_registries == ("registry.example:5000", "docker.io")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from cellwork.spec import ContainerSpec
 from cellwork_worker.executors import shell
+from cellwork_worker.launch import Launch
 
 SHELLS = [name for name in ("dash", "bash", "busybox") if shutil.which(name)]
 
@@ -119,14 +120,17 @@ def test_the_figures_of_both_versions_of_control_groups_are_understood(told):
 
 
 def test_a_command_that_would_not_bear_it_has_no_shell_around_it():
-    def fitting(*arguments: str, entrypoint=(), **options) -> str | None:
-        return shell.fitting(ContainerSpec(**options), arguments, entrypoint)
+    def fitting(*argv: str, entrypoint=(), **options) -> str | None:
+        one = Launch(
+            id="x", task="t", task_id="x", spec=ContainerSpec(**options), argv=argv, env={}, payload=None, labels={}
+        )
+        return shell.fitting(one, None if entrypoint is None else shell.Program(entrypoint))
 
     assert fitting("ffmpeg") == "/bin/sh"
     assert fitting("/usr/bin/bash", "-c", "x") == "/usr/bin/bash"
     assert fitting("x", entrypoint=("/entry.sh",)) == "/bin/sh"
     assert fitting("x", entrypoint=None) is None
-    assert fitting(entrypoint=()) is None
+    assert fitting() is None
     for options in ({"init": False}, {"pids": 1}, {"stop_signal": "SIGINT"}, {"stop_signal": "SIGRTMIN+3"}):
         assert fitting("ffmpeg", **options) is None
     assert fitting("x", entrypoint=("/init",)) is None

@@ -1,7 +1,7 @@
 """An API server and a node of these tests' own, which can be told to fail; and an executor of pods on it."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import pytest
 from emulator.apiserver import ApiServer
@@ -42,8 +42,10 @@ def make_executor(server, tmp_path, monkeypatch) -> Iterator[Callable[..., Kuber
     monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(tmp_path, server.url)))
     made = []
 
-    def make(worker: str = "one", **limits: float) -> KubernetesExecutor:
-        made.append(KubernetesExecutor(installation=INSTALLATION, worker=worker, limits=Limits(**limits)))
+    def make(worker: str = "one", registries: Collection[str] = (), **limits: float) -> KubernetesExecutor:
+        made.append(
+            KubernetesExecutor(installation=INSTALLATION, worker=worker, limits=Limits(**limits), registries=registries)
+        )
         return made[-1]
 
     yield make

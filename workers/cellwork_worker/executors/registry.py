@@ -97,4 +97,5 @@ class Executors:
                 rate=settings.kube_qps, followers=settings.log_followers, keep_failed_for=settings.keep_failed_for
             ),
             names=self._namespaces,
+            registries=settings.kube_registries,
         )

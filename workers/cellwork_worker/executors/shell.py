@@ -5,8 +5,8 @@ it is the image's, which not every image has.
 """
 
 from collections.abc import Container, Mapping, Sequence
+from typing import NamedTuple
 
-from cellwork.spec import ContainerSpec
 from cellwork_worker.launch import Launch
 
 #: The one that every image has that has any.
@@ -91,6 +91,14 @@ _DISK = {
 _MAX_WITHOUT = 1000
 
 
+class Program(NamedTuple):
+    """What an image runs where nobody says anything else."""
+
+    entrypoint: tuple[str, ...] = ()
+    #: What the entrypoint gets.
+    arguments: tuple[str, ...] = ()
+
+
 class Without:
     """Images that were seen to have no shell, by name; safe to use from many threads."""
 
@@ -108,35 +116,57 @@ class Without:
             self._images.pop(next(iter(self._images)), None)
 
 
-def fitting(spec: ContainerSpec, arguments: Sequence[str], entrypoint: Sequence[str] | None = None) -> str | None:
+def fitting(launch: Launch, images: Program | None = None) -> str | None:
     """The shell that can run a command. None: no shell can, or may.
 
     Args:
-        spec: the command's.
-        arguments: for its entrypoint.
-        entrypoint: the image's, where the spec says none. None: it is not known.
+        launch: what to run.
+        images: what its image does. None: it is not known.
     """
-    known = spec.entrypoint if spec.entrypoint is not None else entrypoint
-    program = [*(known or ()), *arguments]
+    spec = launch.spec
+    known, program = _program(launch, images)
     alone = spec.init is False or spec.pids == 1 or spec.stop_signal not in _PASSED
     if not program or alone or program[0] in _INITS:
         return None
     if program[0] in _SHELLS:
         return program[0]
-    return IMAGES if known is not None else None
+    return IMAGES if known else None
 
 
-def under(shell: str | None, program: Sequence[str], env: Container[str] = (), mark: str = "") -> list[str]:
-    """`program`, with `shell` around it if there is one.
+def _program(launch: Launch, images: Program | None) -> tuple[bool, list[str]]:
+    """Whether all of it is known, and what is, or what its image's entrypoint gets."""
+    said = launch.spec.entrypoint
+    own = images or Program()
+    given = launch.argv or (() if said else own.arguments)
+    return (said is not None or images is not None), [*(own.entrypoint if said is None else said), *given]
+
+
+def measured(launch: Launch, images: Program | None = None, *, borrow: bool = True, mark: str = "") -> list[str] | None:
+    """A command with the shell around it that tells what it used. None: it has none, or is not a command.
+
+    Args:
+        launch: what to run.
+        images: what its image does. None: it is not known.
+        borrow: that image may have a shell.
+        mark: what is told follows this, at the end of standard error. Empty: it is the termination message.
+    """
+    if launch.payload is not None:
+        return None
+    shell = fitting(launch, images)
+    if shell is None or (shell == IMAGES and not borrow):
+        return None
+    return under(shell, _program(launch, images)[1], launch.env, mark)
+
+
+def under(shell: str, program: Sequence[str], env: Container[str] = (), mark: str = "") -> list[str]:
+    """`program`, with `shell` around it.
 
     Args:
         shell: see `fitting`.
         program: and its arguments.
         env: names of its environment.
-        mark: what is told follows this, at the end of standard error. Empty: it is the termination message.
+        mark: see `measured`.
     """
-    if shell is None:
-        return [*program]
     unset = " ".join(["unset -v", *(name for name in _SHELLS_OWN if name not in env)])
     script = _SCRIPT.format(mark=mark, there=_OUTPUT if mark else _MESSAGE, unset=unset)
     return [shell, "-c", script, shell, *program]

@@ -8,11 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cellwork.spec import ContainerSpec
-from cellwork_worker.executors import shell
 from cellwork_worker.hardening import DROPPED_CAPABILITIES, SAFE, SECURITY_OPTIONS
 from cellwork_worker.launch import Launch
-
-from .report import mark
 
 #: Nanoseconds a second, which is also what one processor is in the API.
 _NANO = 1_000_000_000
@@ -34,7 +31,7 @@ def container_config(
         holder: the container whose network namespace it joins; None: it gets one of its own.
         declared: the volumes that its image declares.
         log_driver: the engine's, for its output.
-        measured: see there.
+        measured: a command with the shell around it that measures it; None: it has none.
     """
     spec = launch.spec
     config: dict[str, Any] = {
@@ -72,27 +69,6 @@ def container_config(
     if holder is not None:
         config["HostConfig"]["NetworkMode"] = f"container:{holder}"
     return config
-
-
-def measured(
-    launch: Launch, entrypoint: Sequence[str] | None, arguments: Sequence[str], *, borrow: bool
-) -> list[str] | None:
-    """A command with a shell around it that tells what it used. None: it runs as it is, or it is none.
-
-    Args:
-        launch: what to run.
-        entrypoint, arguments: what its image runs where nobody says anything else. None: not known.
-        borrow: that image may have a shell.
-    """
-    if launch.payload is not None:
-        return None
-    spec = launch.spec
-    given = launch.argv or (() if spec.entrypoint else tuple(arguments))
-    around = shell.fitting(spec, given, entrypoint)
-    if around is None or (around == shell.IMAGES and not borrow):
-        return None
-    program = spec.entrypoint if spec.entrypoint is not None else entrypoint
-    return shell.under(around, [*(program or ()), *given], launch.env, mark(launch.id))
 
 
 def log_config(driver: str, max_bytes: int) -> dict[str, Any]:

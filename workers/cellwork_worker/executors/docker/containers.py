@@ -12,13 +12,14 @@ from cellwork.errors import EngineUnavailable, ImageUnavailable, InvalidSpec
 from cellwork_worker.executors import shell
 from cellwork_worker.launch import Launch
 
-from .container import container_config, measured
+from .container import container_config
 from .engine import Engine, answer, name_taken
 from .facts import ImageFacts
 from .followed import PATIENCE, Followed
 from .holders import Holders, may_join
 from .images import pull
 from .removal import Remover
+from .report import mark
 from .stream import Attached
 
 logger = logging.getLogger("cellwork.worker")
@@ -266,8 +267,8 @@ class Containers:
         try:
             # A command's program is told to the engine, so it must be that of the image as it is now.
             facts = self._images.of(image, fresh=launch.payload is None)
-            entrypoint = facts.entrypoint if facts.id else None
-            words = measured(launch, entrypoint, facts.arguments, borrow=image not in self._without_shell)
+            borrow = image not in self._without_shell
+            words = shell.measured(launch, facts.program, borrow=borrow, mark=mark(launch.id))
             driver = "json-file" if self.engine.podman else "local"
             # An adopted task's outcome is read from there, so never less than the setting.
             kept = max(self._log_max_bytes, launch.spec.log_max or 0)

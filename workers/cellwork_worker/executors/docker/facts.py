@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from docker.errors import ImageNotFound
 
+from cellwork_worker.executors.shell import Program
+
 from .engine import Engine
 
 #: Seconds for which an image's answer is kept: a name may come to mean another image.
@@ -20,9 +22,7 @@ class Facts(NamedTuple):
     #: Bytes, with its base.
     size: int | None = None
     volumes: tuple[str, ...] = ()
-    entrypoint: tuple[str, ...] = ()
-    #: What the entrypoint gets where nobody says anything else.
-    arguments: tuple[str, ...] = ()
+    program: Program | None = None
 
 
 _NONE = Facts()
@@ -51,8 +51,7 @@ class ImageFacts:
             id=found["Id"],
             size=int(found["Size"]),
             volumes=tuple(sorted(config.get("Volumes") or ())),
-            entrypoint=tuple(config.get("Entrypoint") or ()),
-            arguments=tuple(config.get("Cmd") or ()),
+            program=Program(tuple(config.get("Entrypoint") or ()), tuple(config.get("Cmd") or ())),
         )
         with self._lock:
             self._known[image] = time.monotonic(), facts

@@ -12,6 +12,7 @@ from . import manifest, status, template
 from .api import Api
 from .connection import Refused
 from .objects import Pod
+from .programs import Programs
 from .removal import GRACE
 from .watch import Watched
 
@@ -33,8 +34,9 @@ class Made(NamedTuple):
 class Creator:
     """Of one executor's pods."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, programs: Programs) -> None:
         self._api = api
+        self._programs = programs
         self._without_shell = Without()
 
     def create(self, launch: Launch, namespace: str, watched: Watched) -> Made:
@@ -44,7 +46,7 @@ class Creator:
             Refused, EngineUnavailable, PayloadTooLarge, InvalidSpec, PolicyViolation
         """
         borrow = launch.spec.image not in self._without_shell
-        wanted = manifest.pod(launch, borrow=borrow)
+        wanted = manifest.pod(launch, borrow=borrow, images=self._programs.of(launch) if borrow else None)
         template.check(launch.task, wanted)
         data = manifest.packed(launch) if launch.payload is not None else None
         if data is None:

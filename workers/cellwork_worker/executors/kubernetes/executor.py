@@ -1,7 +1,7 @@
 """The executor: makes a pod, follows it, has it deleted."""
 
 import threading
-from collections.abc import Set
+from collections.abc import Collection, Set
 from datetime import UTC, datetime
 from signal import SIGKILL
 
@@ -26,6 +26,8 @@ from .connection import Refused
 from .creation import Creator
 from .inventory import Inventory
 from .objects import Pod
+from .programs import Programs
+from .registries import Registries
 from .removal import GRACE, Remover
 from .run import Run
 from .view import Figures, View
@@ -58,6 +60,7 @@ class KubernetesExecutor:
         context: str | None = None,
         limits: Limits = _LIMITS,
         names: Names | None = None,
+        registries: Collection[str] = (),
     ) -> None:
         """Connects on first use.
 
@@ -67,6 +70,7 @@ class KubernetesExecutor:
             context: of the kubeconfig.
             limits: see `Limits`.
             names: of the namespaces that the installation's pods are in, remembered; None: by this process alone.
+            registries: see `Registries`: those that may be asked what an image runs.
         """
         self._api = Api(context=context, rate=limits.rate, connections=limits.followers + 16)
         self._selector = manifest.selector(installation)
@@ -74,7 +78,7 @@ class KubernetesExecutor:
         self._inventory = Inventory(self._api, self._selector, namespace, InMemory() if names is None else names)
         self._limits = limits
         self._followers = threading.BoundedSemaphore(limits.followers)
-        self._creator = Creator(self._api)
+        self._creator = Creator(self._api, Programs(Registries(registries)))
         self._remover = Remover(self._api)
         self._lock = threading.Lock()
         self._views: dict[str, View] = {}

@@ -55,12 +55,13 @@ _USER = re.compile(r"([0-9]+)(?::([0-9]+))?")
 _LABEL = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 
 
-def pod(launch: Launch, *, borrow: bool = True) -> dict[str, Any]:
+def pod(launch: Launch, *, borrow: bool = True, images: shell.Program | None = None) -> dict[str, Any]:
     """The pod's manifest.
 
     Args:
         launch: what it is of.
         borrow: the image may have a shell, which can measure a command.
+        images: what the image runs where nobody says anything else; None: it is not known.
 
     Raises:
         InvalidSpec: it asks for what a pod cannot have.
@@ -76,7 +77,7 @@ def pod(launch: Launch, *, borrow: bool = True) -> dict[str, Any]:
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "securityContext": _security(launch),
-            "containers": [_container(launch, mounts, borrow=borrow)],
+            "containers": [_container(launch, mounts, _command(launch, borrow, images))],
             "volumes": volumes,
             "tolerations": placement.tolerations(spec),
         },
@@ -160,7 +161,7 @@ def _annotations(launch: Launch) -> dict[str, str]:
     }
 
 
-def _container(launch: Launch, mounts: list[dict[str, Any]], *, borrow: bool) -> dict[str, Any]:
+def _container(launch: Launch, mounts: list[dict[str, Any]], command: dict[str, list[str]]) -> dict[str, Any]:
     spec = launch.spec
     container: dict[str, Any] = {
         "name": CONTAINER,
@@ -178,16 +179,21 @@ def _container(launch: Launch, mounts: list[dict[str, Any]], *, borrow: bool) ->
             "capabilities": {"drop": ["ALL"]},
         },
     }
-    if launch.payload is not None:
-        python = spec.python or "python3"
-        container["command"] = _literal(python, "-I", "-S", "-c", _PRELUDE, *launch.argv)
-    elif program := [*(spec.entrypoint or ()), *launch.argv]:
-        around = shell.fitting(spec, launch.argv)
-        words = _literal(*shell.under(around if borrow or around != shell.IMAGES else None, program, launch.env))
-        container["args" if spec.entrypoint is None else "command"] = words
+    container |= command
     if spec.workdir is not None:
         container["workingDir"] = spec.workdir
     return container
+
+
+def _command(launch: Launch, borrow: bool, images: shell.Program | None) -> dict[str, list[str]]:
+    spec = launch.spec
+    if launch.payload is not None:
+        return {"command": _literal(spec.python or "python3", "-I", "-S", "-c", _PRELUDE, *launch.argv)}
+    words = shell.measured(launch, images, borrow=borrow)
+    if words is not None and (images is not None or spec.entrypoint is not None):
+        return {"command": _literal(*words)}
+    words = words or [*(spec.entrypoint or ()), *launch.argv]
+    return {"args" if spec.entrypoint is None else "command": _literal(*words)} if words else {}
 
 
 def _literal(*texts: str) -> list[str]:

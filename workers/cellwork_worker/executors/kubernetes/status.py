@@ -64,7 +64,7 @@ def lacks_shell(launch: Launch, pod: Pod) -> bool:
         terminated is not None
         and terminated.reason in _NEVER_RAN
         and launch.payload is None
-        and shell.fitting(launch.spec, launch.argv) == shell.IMAGES
+        and (shell.fitting(launch) == shell.IMAGES or shell.IMAGES in terminated.message)
     )
 
 
