@@ -46,6 +46,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     #: Its executor does not remove it at its end: `discard` does, once the outcome is stored, so that a worker which
     #: dies in between leaves it to the next.
     keep: bool = False
+    #: An earlier delivery of this attempt may have a sandbox, which whatever worker has started.
+    redelivered: bool = False
     #: Under which name an earlier delivery's sandbox of this attempt is, where that is not `id`. Empty: it is `id`.
     alias: str = ""
     #: Called with the name of a sandbox that was started ahead of need, before that is given the task. False: it could

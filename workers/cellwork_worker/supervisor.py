@@ -245,6 +245,7 @@ class Supervisor:
             security_options=policy.security_options(spec, self._policy),
             time_limit=job.hard_limit,
             keep=True,
+            redelivered=not job.first,
             alias=job.alias,
             note=lambda name: job.note(job, name),
             confirm=job.beginning,

@@ -12,6 +12,7 @@ from redis.retry import Retry
 from waiting import wait_until
 
 from cellwork.broker import Broker
+from cellwork_worker.executors.base import Abandoned
 from cellwork_worker.executors.kubernetes import KubernetesExecutor
 from cellwork_worker.launch import labels, worker_labels
 from cellwork_worker.namespaces import Namespaces
@@ -82,6 +83,23 @@ def test_while_redis_is_away_a_task_runs_all_the_same(kubeconfig, shop, monkeypa
     executor.sweep(frozenset())
     assert "is not remembered, should this worker die now" in caplog.text
     assert "namespaces that other workers used are not looked at now" in caplog.text
+
+
+def test_a_second_delivery_finds_its_pod_where_a_worker_of_another_namespace_has_put_it(namespaces, kubeconfig, server):
+    """As where a worker's `kube_namespace` was changed before it was started again."""
+    one = msgspec.structs.replace(launch("echo once; sleep 3; exit 4"), keep=True)
+    first = KubernetesExecutor(installation=INSTALLATION, worker="one", namespace="team-a", names=namespaces)
+    left = Running(first, one)
+    left.wait_output(b"once")
+    first.abandon(one.id)
+    with pytest.raises(Abandoned):
+        left.exit()
+    next_ = KubernetesExecutor(installation=INSTALLATION, worker="two", namespace="team-b", names=namespaces)
+    run = Running(next_, msgspec.structs.replace(one, redelivered=True))
+    ended = run.exit()
+    assert (ended.adopted, ended.code, run.output) == (True, 4, b"once\n")
+    assert server.store.listed("pods", "team-b")[0] == []
+    next_.discard(one.id)
 
 
 def test_last_words_are_read_and_a_pod_is_ended_where_another_worker_has_put_it(installation, left, namespaces, server):

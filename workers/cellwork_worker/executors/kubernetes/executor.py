@@ -223,6 +223,8 @@ class KubernetesExecutor:
     def _begin(self, launch: Launch) -> Run:
         self._abandoned.discard(launch.id)
         namespace = launch.spec.namespace or self.namespace
+        if launch.redelivered:
+            namespace = self._inventory.earlier(launch.id, namespace)
         with self._lock:
             if namespace not in self._views:
                 self._views[namespace] = View(self._api, namespace, self._selector)

@@ -91,6 +91,20 @@ class Inventory:
             self.pods()
         return self.where(name)
 
+    def earlier(self, name: str, here: str) -> str:
+        """The namespace where an earlier delivery's pod of that name is, whatever worker has made it.
+
+        Args:
+            name: the pod's.
+            here: where it would be made now, and where it is unless it is found elsewhere.
+
+        Raises:
+            EngineUnavailable
+        """
+        if name not in self._listed and self._names.all() - {here}:
+            self.pods()
+        return self._listed.get(name, here)
+
     def _in(self, namespace: str) -> tuple[Pod, ...]:
         try:
             return self._api.pods(namespace, self._selector).items
