@@ -174,6 +174,14 @@ def test_a_pod_without_its_payload_is_given_that_by_whoever_adopts_it(make_execu
     assert run.output.rstrip() == b"late"
 
 
+def test_a_secret_that_an_earlier_pod_of_the_name_leaves_is_waited_for(start, server):
+    """The cluster removes it some time after that pod; until then there can be no other."""
+    server.inject(method="POST", path="/secrets", status=409, message="already exists", times=2)
+    run = start("cat", b"payload", start_timeout=20)
+    assert run.exit().code == 0
+    assert run.output.rstrip() == b"payload"
+
+
 def test_no_body_begins_where_its_worker_may_not_any_more(executor, server):
     def refuse() -> None:
         raise SandboxLost("taken over")

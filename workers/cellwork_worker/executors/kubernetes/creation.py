@@ -18,6 +18,10 @@ from .watch import Watched
 
 _EXISTS = 409
 
+#: Seconds until a Secret is asked for again that a new pod cannot have yet: its name is the earlier pod's. Should it be
+#: its own after all, made by a request that nobody answered, the pod starts.
+_LEFT_OVER = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+
 #: A pod of the name that is being deleted is waited for; seconds, and how often one that comes and goes is tried.
 _DELETION_PATIENCE, _TRIES = 60.0, 3
 
@@ -55,11 +59,8 @@ class Creator:
         if data is not None and not status.started(pod):
             # The body cannot begin before its payload is there.
             launch.confirm()
-            try:
-                self._api.create_secret(namespace, manifest.secret(launch, data, pod.metadata.uid))
-            except Refused as refused:
-                if refused.status != _EXISTS:
-                    raise
+            secret = manifest.secret(launch, data, pod.metadata.uid)
+            _give(self._api, namespace, secret, watched, () if adopted else _LEFT_OVER)
         return Made(adopted, adopted or borrow)
 
     def replace(self, made: Made, launch: Launch, namespace: str, watched: Watched) -> bool:
@@ -94,6 +95,20 @@ def _made(api: Api, launch: Launch, namespace: str, watched: Watched, wanted: di
             return found, True
         _wait_deleted(api, launch, namespace)
     raise EngineUnavailable(f"task {launch.task}: there is a pod {launch.id} that can be neither used nor replaced")
+
+
+def _give(api: Api, namespace: str, secret: dict[str, object], watched: Watched, pauses: tuple[float, ...]) -> None:
+    """Have the pod's Secret. `pauses`: one of its name may be another pod's, which the cluster is about to remove."""
+    for pause in (*pauses, None):
+        try:
+            api.create_secret(namespace, secret)
+        except Refused as refused:
+            if refused.status != _EXISTS:
+                raise
+        else:
+            return
+        if pause is None or watched.wait(lambda: status.started(watched.pod), pause):
+            return
 
 
 def _wait_deleted(api: Api, launch: Launch, namespace: str) -> None:
