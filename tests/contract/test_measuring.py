@@ -74,6 +74,11 @@ def test_a_programs_own_status_is_its_own(run, status):
     assert run("-c", f"raise SystemExit({status})", entrypoint=["python3"]).exit().code == status
 
 
+def test_one_that_is_killed_by_itself_was_not_killed_from_outside(run):
+    ended = run("-c", "import os; os.kill(os.getpid(), 9)", entrypoint=["python3"]).exit()
+    assert (ended.code, ended.killed, ended.oom) == (137, False, False)
+
+
 def test_its_environment_has_nothing_of_the_shells(run):
     one = run("-c", "import os; print(*os.environ)", entrypoint=["python3"])
     one.exit()

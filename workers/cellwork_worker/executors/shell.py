@@ -71,7 +71,7 @@ tell {there}
 exit $status
 """
 
-_NEVER_RAN = "never_ran"
+_NEVER_RAN, _ENDED = "never_ran", "ended"
 
 #: Of a number in what was told, which is the task's word. The kernel's have fewer.
 _DIGITS = 18
@@ -175,6 +175,11 @@ def under(shell: str, program: Sequence[str], env: Container[str] = (), mark: st
 def never_ran(told: str) -> bool:
     """Of a command whose program could not be started."""
     return told.startswith(_NEVER_RAN)
+
+
+def ended(told: str) -> bool:
+    """Of a command after which its shell went on: whatever its status, nothing has ended the sandbox."""
+    return told.startswith(_ENDED)
 
 
 def missing(launch: Launch, where: str) -> str:

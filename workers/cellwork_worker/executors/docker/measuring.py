@@ -36,9 +36,8 @@ class Measuring:
         told = self._report.end()
         if shell.never_ran(told):
             raise InvalidSpec(shell.missing(self._launch, f"sandbox {self._launch.id}"))
-        # Of what was killed only the engine tells. A shell that has told something was not.
         used = {**self._sampling.end(), **shell.figures(told)}
-        return msgspec.structs.replace(ended, used=used, killed=ended.killed and not told)
+        return msgspec.structs.replace(ended, used=used, killed=ended.killed and not shell.ended(told))
 
     def close(self) -> None:
         """No more."""

@@ -104,10 +104,11 @@ def exit_of(launch: Launch, pod: Pod) -> Exit:
     oom = terminated.reason == "OOMKilled"
     late = not oom and pod.status.reason == _LATE
     outside = disruption(pod)
+    itself = launch.payload is None and shell.ended(terminated.message)
     return Exit(
         code=terminated.exit_code,
         oom=oom,
-        killed=not oom and not late and (bool(outside) or terminated.exit_code == _KILLED),
+        killed=not oom and not late and (bool(outside) or (terminated.exit_code == _KILLED and not itself)),
         late=late,
         detail=outside or (terminated.reason if terminated.reason not in ("Completed", "Error") else ""),
     )
