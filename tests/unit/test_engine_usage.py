@@ -1,5 +1,6 @@
 """The engine's figures of a container, as it tells them under either version of control groups."""
 
+from cellwork_worker.executors.docker.looks import Look
 from cellwork_worker.executors.docker.usage import totals
 
 V1 = {
@@ -40,3 +41,16 @@ def test_a_container_that_has_ended_adds_nothing():
     ended = {"cpu_stats": {"cpu_usage": {"total_usage": 0}}, "memory_stats": {}, "blkio_stats": {}}
     assert totals(ended) == {}
     assert totals({"blkio_stats": {"io_service_bytes_recursive": None}}) == {}
+
+
+def test_looks_at_a_container_add_up_to_the_most_that_was_seen():
+    look = Look("c", alone=False)
+    look.add(V1)
+    look.add({**V1, "memory_stats": {"usage": 20}, "cpu_stats": {"cpu_usage": {"total_usage": 3_000_000_000}}})
+    look.add({"cpu_stats": {"cpu_usage": {"total_usage": 0}}, "memory_stats": {}})  # it ends
+    assert (look.found["cpu_seconds"], look.found["peak_memory_bytes"]) == (3.0, 22)
+
+
+def test_what_will_not_tell_is_looked_at_at_once_and_the_rest_when_it_has_run_for_a_while():
+    assert Look("c", alone=True).due
+    assert not Look("c", alone=False).due

@@ -151,6 +151,12 @@ def busy(seconds, memory):
 
 
 @app.task
+def busy_and_gone(seconds):
+    busy(seconds, 1)
+    os._exit(1)
+
+
+@app.task
 def crowd(count, memory):
     """As many processes, each with so many bytes, all at once; and a little for the disk, and for a neighbour."""
     program = f"import sys; held = b'x' * {memory}; print(flush=True); sys.stdin.read()"

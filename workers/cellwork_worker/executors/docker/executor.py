@@ -21,6 +21,7 @@ from .ending import exit_of
 from .engine import Engine, answer
 from .host import clock_of, disk_of
 from .listing import listed
+from .looks import Looks
 from .measuring import Measuring
 from .report import without
 from .starter import RunningSandbox, Starter
@@ -59,6 +60,7 @@ class DockerExecutor:
         self._labels = {name: value for name, value in labels.items() if name != "cellwork.boot"}
         self._containers = Containers(self._engine, labels, log_max_bytes)
         self._starter = Starter(self._containers, warm, labels)
+        self._looks = Looks(self._engine)
         #: Builds images, and pulls built ones.
         self.images = ImageBuilder(self._engine)
         self._running: dict[str, RunningSandbox] = {}
@@ -79,7 +81,7 @@ class DockerExecutor:
                 sandbox = self._starter.sandbox(launch)
                 self._inherit(sandbox, earlier or self._kept.get(launch.id))
                 start_seconds = time.monotonic() - asked
-                measuring = Measuring(self._engine, launch, sandbox.container, emit)
+                measuring = Measuring(self._looks, launch, sandbox.container, emit)
                 try:
                     ended = measuring.exit(self._follow(launch, sandbox, measuring.emit))
                 finally:
