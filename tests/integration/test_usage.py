@@ -180,18 +180,19 @@ def test_what_is_killed_or_crashes_is_billed_as_its_engine_saw_it_last(tasks, co
         assert 0 < run.peak_memory_bytes < 60 * MIB
 
 
-def test_what_a_command_sends_is_counted_however_short_it_is(commands, worker_store, gateway):
+def test_what_a_command_sends_and_writes_is_counted_however_short_it_is(commands, worker_store, gateway):
     with socket.create_server((gateway, 0)) as server:
         thread = threading.Thread(target=swallow, args=(server,))
         thread.start()
         host, port = server.getsockname()
-        script = f"head -c {MIB} /dev/zero | nc {host} {port}"
-        result = commands.script.apply_async((script,), network="bridge")
+        script = f"head -c {MIB} /dev/zero | nc {host} {port}; dd if=/dev/zero of=/file bs={MIB} count=1 conv=fsync"
+        result = commands.script.apply_async((script,), network="bridge", read_only=False, user="0")
         result.get(timeout=TIMEOUT)
         thread.join()
     run = run_of(worker_store, result.id)
     assert MIB < run.network_sent_bytes < 2 * MIB
     assert 0 < run.network_received_bytes < MIB
+    assert MIB <= run.disk_written_bytes < 4 * MIB
 
 
 def swallow(server):

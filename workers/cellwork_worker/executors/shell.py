@@ -51,7 +51,7 @@ if [ "$said" = never_ran ]; then exit $status; fi
 tell() {{
     echo "{mark}ended"
     cd /sys/fs/cgroup || return
-    for file in io.stat blkio/blkio.throttle.io_service_bytes /proc/net/dev; do
+    for file in io.stat blkio/blkio.throttle.io_service_bytes /proc/self/io /proc/net/dev; do
         if [ -r $file ]; then while read -r line; do echo "$line"; done <$file; fi
     done
     for file in memory.peak memory/memory.max_usage_in_bytes cpuacct/cpuacct.usage; do
@@ -86,6 +86,9 @@ _DISK = {
     "rbytes": "disk_read_bytes",
     "wbytes": "disk_written_bytes",
 }
+
+#: The same of the shell and what it has waited for, where the kernel does not count by group.
+_OWN = {"read_bytes:": "disk_read_bytes", "write_bytes:": "disk_written_bytes"}
 
 #: Images that are remembered to have no shell.
 _MAX_WITHOUT = 1000
@@ -197,6 +200,9 @@ def figures(told: str) -> dict[str, float]:
     lines = [line.split() for line in told.splitlines()]
     said = _numbers(lines)
     found: dict[str, float] = {**_network(lines), **_disk(lines)}
+    for field, name in _OWN.items():
+        if field in said:
+            found[name] = max(found.get(name, 0), said[field])
     if (nanoseconds := said.get("cpuacct.usage")) is not None:
         found["cpu_seconds"] = nanoseconds / 1e9
     elif (microseconds := said.get("usage_usec")) is not None:
