@@ -8,6 +8,7 @@ from typing import Annotated
 from uuid import UUID
 
 from celery.result import AsyncResult
+from celery.states import READY_STATES
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, StreamingResponse
@@ -89,12 +90,12 @@ async def follow(job_id: str) -> AsyncIterator[str]:
 
 
 def look(job_id: str) -> tuple[Job, bool]:
-    """The job now, and whether it is over."""
-    result = AsyncResult(job_id, app=app)
-    state, info = result.state, result.info
+    """The job now, and whether it is over; from one answer, for the next one may be another."""
+    meta = app.backend.get_task_meta(job_id)
+    state, info = meta["status"], meta["result"]
     progress = None
     if state == "PROGRESS":
         with suppress(ValidationError):  # what is no progress is not shown
             progress = Progress.model_validate(info)
     value = info if state == "SUCCESS" and isinstance(info, float) else None
-    return Job(state=state, progress=progress, result=value), result.ready()
+    return Job(state=state, progress=progress, result=value), state in READY_STATES
