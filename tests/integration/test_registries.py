@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import pytest
 from httpserver import answering
+from waiting import wait_until
 
 from cellwork_worker.executors.kubernetes.programs import Programs
 from cellwork_worker.executors.kubernetes.registries import Registries, source
@@ -99,7 +100,10 @@ def ask(server, launch, monkeypatch, tmp_path):
 
     def ask(digest: str, **options: object) -> Program | None:
         one = launch("", image=f"{server.name}/team/shop:1.0@{digest}", **options)
-        return Programs(Registries([server.name])).of(one)
+        found = Programs(Registries([server.name])).of(one)
+        if found is not None:
+            assert found.image == f"{server.name}/team/shop@{digest}"
+        return found and found._replace(image="")
 
     return ask
 
@@ -121,11 +125,20 @@ def log_in(folder, server: Server) -> None:
 )
 def test_the_name_of_an_image_tells_where_it_is(image, url):
     found = source(image.format(DIGEST))
-    assert (found.url, found.digest) == (url, DIGEST)
+    assert (found.url, found.reference, found.fixed) == (url, DIGEST, True)
+    tagged = source(image.format("").rstrip("@"))
+    assert (tagged.url, tagged.fixed) == (url, False)
 
 
-@pytest.mark.parametrize("image", ["python", "python:3", "registry.example/job@sha256:12", "job@md5:" + "1" * 64])
-def test_an_image_without_its_digest_may_be_another_one_tomorrow(image):
+@pytest.mark.parametrize(
+    ("image", "tag"), [("python", "latest"), ("python:3", "3"), ("r.example:5000/job", "latest"), ("r:1/job:2", "2")]
+)
+def test_an_image_without_its_digest_is_that_of_a_tag(image, tag):
+    assert source(image).reference == tag
+
+
+@pytest.mark.parametrize("image", ["registry.example/job@sha256:12", "job@md5:" + "1" * 64, "job@sha256:"])
+def test_a_digest_of_another_kind_is_not_understood(image):
     assert source(image) is None
 
 
@@ -202,6 +215,19 @@ def test_one_asks_for_all_and_what_was_not_told_is_not_asked_for_again_soon(serv
             one = launch("", image=f"{server.name}/shop@{digest}")
             assert len(set(pool.map(programs.of, [one] * 32))) == 1
         assert len(server.asked) == requests
+
+
+def test_what_a_tag_means_is_asked_again_after_a_while(server, launch, monkeypatch, tmp_path):
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setattr("cellwork_worker.executors.kubernetes.programs._TAG", 0.5)
+    programs, one = Programs(Registries(["*"])), launch("", image=f"{server.name}/shop:1.0")
+    for program in ("old", "new"):
+        digest = server.add_image(Entrypoint=[program])
+        server.documents["1.0"] = server.documents[digest]
+        expected = Program((program,), (), f"{server.name}/shop@{digest}")
+        wait_until(lambda expected=expected: programs.of(one) == expected, timeout=5, what=program)
+    # Meanwhile it was not asked each time.
+    assert len(server.asked) < 8
 
 
 def test_who_must_not_be_asked_is_not(server, launch):

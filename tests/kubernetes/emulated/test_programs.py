@@ -34,8 +34,8 @@ def registry(engine) -> Iterator[Registry]:
 def start(make_executor, registry) -> Callable[..., Running]:
     """Start a command of that image, by its digest."""
 
-    def start(*argv: str, executor: KubernetesExecutor | None = None, **options: object) -> Running:
-        image = f"{registry.name}/greets@{registry.manifest}"
+    def start(*argv: str, executor: KubernetesExecutor | None = None, by: str = "", **options: object) -> Running:
+        image = f"{registry.name}/greets{by or f'@{registry.manifest}'}"
         one = launch("", **{"image": image, "pull": "missing", **options})
         return Running(executor or allowed(make_executor, registry), msgspec.structs.replace(one, argv=argv))
 
@@ -53,6 +53,19 @@ def test_it_is_run_as_its_image_says_and_measured(start, argv, printed):
     assert (ended.code, run.output) == (0, printed)
     assert 0 < ended.used["cpu_seconds"] < 5
     assert ended.used["peak_memory_bytes"] > 0
+
+
+@pytest.mark.parametrize("by", [":latest", ":1.0"])
+def test_what_a_tag_means_is_asked_and_that_image_is_run(start, registry, server, by):
+    run = start("now", by=by)
+    run.exit()
+    assert run.output == b"hello now\n"
+    (made,) = [
+        one
+        for _, change, kind, one in server.store._history
+        if (change, kind, one["metadata"]["name"]) == ("ADDED", "pods", run.launch.id)
+    ]
+    assert made["spec"]["containers"][0]["image"] == f"{registry.name}/greets@{registry.manifest}"
 
 
 def test_a_registry_is_asked_once_about_an_image_and_only_where_that_may_be(start, registry, make_executor):

@@ -100,6 +100,8 @@ class Program(NamedTuple):
     entrypoint: tuple[str, ...] = ()
     #: What the entrypoint gets.
     arguments: tuple[str, ...] = ()
+    #: That image by its digest, where its name may come to mean another one until it is run. Empty: it may not.
+    image: str = ""
 
 
 class Without:

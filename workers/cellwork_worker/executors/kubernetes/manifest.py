@@ -161,7 +161,7 @@ def _annotations(launch: Launch) -> dict[str, str]:
     }
 
 
-def _container(launch: Launch, mounts: list[dict[str, Any]], command: dict[str, list[str]]) -> dict[str, Any]:
+def _container(launch: Launch, mounts: list[dict[str, Any]], command: dict[str, Any]) -> dict[str, Any]:
     spec = launch.spec
     container: dict[str, Any] = {
         "name": CONTAINER,
@@ -185,13 +185,13 @@ def _container(launch: Launch, mounts: list[dict[str, Any]], command: dict[str, 
     return container
 
 
-def _command(launch: Launch, borrow: bool, images: shell.Program | None) -> dict[str, list[str]]:
+def _command(launch: Launch, borrow: bool, images: shell.Program | None) -> dict[str, Any]:
     spec = launch.spec
     if launch.payload is not None:
         return {"command": _literal(spec.python or "python3", "-I", "-S", "-c", _PRELUDE, *launch.argv)}
     words = shell.measured(launch, images, borrow=borrow)
     if words is not None and (images is not None or spec.entrypoint is not None):
-        return {"command": _literal(*words)}
+        return {"command": _literal(*words), "image": (images and images.image) or spec.image}
     words = words or [*(spec.entrypoint or ()), *launch.argv]
     return {"args" if spec.entrypoint is None else "command": _literal(*words)} if words else {}
 

@@ -10,12 +10,12 @@ import msgspec
 from cellwork_worker.executors.shell import Program, fitting
 from cellwork_worker.launch import Launch
 
-from .registries import Reader, Registries, Source, Unanswered, source
+from .registries import Reader, Registries, Source, Unanswered, digest_of, source, without_tag
 
 logger = logging.getLogger("cellwork.worker")
 
-#: Answers that are kept, and seconds for which one that did not come is not asked for again.
-_MAX_KNOWN, _AGAIN = 1000, 600.0
+#: Answers that are kept; seconds for which what a tag means is; and for which one that did not come is not asked for.
+_MAX_KNOWN, _TAG, _AGAIN = 1000, 60.0, 600.0
 
 #: Of an image's platforms, whose programs have to be the same.
 _MAX_PLATFORMS = 16
@@ -85,10 +85,10 @@ class Programs:
 
     def _ask(self, key: tuple[str, str | None], found: Source, answer: "Future[Program | None]") -> None:
         image, platform = key
-        program = None
+        known, until = None, time.monotonic() + (float("inf") if found.fixed else _TAG)
         try:
             with self._registries.reader(found) as reader:
-                program = _program(reader, found.digest, platform)
+                known = _program(reader, image, found.reference, platform)
         except (Unanswered, msgspec.MsgspecError) as error:
             logger.warning(
                 "what image %s runs is not known, so its short commands have no figures: %s; asked again in %g s",
@@ -97,26 +97,26 @@ class Programs:
                 _AGAIN,
             )
         finally:
-            if program is None:
-                with self._lock:
-                    self._known[key] = (time.monotonic() + _AGAIN, answer)
-            answer.set_result(program)
+            with self._lock:
+                self._known[key] = (time.monotonic() + _AGAIN if known is None else until, answer)
+            answer.set_result(known)
 
 
-def _program(reader: Reader, digest: str, platform: str | None) -> Program:
+def _program(reader: Reader, image: str, reference: str, platform: str | None) -> Program:
     """The one that all its platforms have which it may run on.
 
     Raises:
         Unanswered, msgspec.MsgspecError
     """
-    manifest = msgspec.json.decode(reader.manifest(digest), type=_Manifest)
+    document = reader.manifest(reference)
+    manifest = msgspec.json.decode(document, type=_Manifest)
     digests = [one.digest for one in manifest.manifests if _fits(one.platform, platform)]
     found = {_of(reader, manifest)} if manifest.config else set()
     for one in dict.fromkeys(digests[: _MAX_PLATFORMS + 1]):
         found.add(_of(reader, msgspec.json.decode(reader.manifest(one), type=_Manifest)))
     if len(found) != 1 or len(digests) > _MAX_PLATFORMS:
         raise Unanswered(f"it has {len(found)} programs, by platform")
-    return found.pop()
+    return found.pop()._replace(image=f"{without_tag(image)}@{digest_of(document)}")
 
 
 def _of(reader: Reader, manifest: _Manifest) -> Program:

@@ -1,4 +1,4 @@
-"""Documents of images, by their digest, from the registries that hold them (OCI distribution specification, "Pull")."""
+"""Documents of images, from the registries that hold them (OCI distribution specification, "Pull")."""
 
 import base64
 import hashlib
@@ -50,7 +50,8 @@ class Source(NamedTuple):
     registry: str
     #: The image in it.
     name: str
-    digest: str
+    #: Its digest, or a tag, which may be another image tomorrow.
+    reference: str
 
     @property
     def url(self) -> str:
@@ -59,18 +60,40 @@ class Source(NamedTuple):
         local = self.registry.partition(":")[0] in ("localhost", "127.0.0.1")
         return f"{'http' if local else 'https'}://{host}/v2/{self.name}"
 
+    @property
+    def fixed(self) -> bool:
+        """It is the same image for ever."""
+        return is_digest(self.reference)
+
+
+def digest_of(document: bytes) -> str:
+    """As registries count it."""
+    return f"sha256:{hashlib.sha256(document).hexdigest()}"
+
+
+def is_digest(text: str) -> bool:
+    """Of the kind that all registries have."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def without_tag(image: str) -> str:
+    """An image's name alone."""
+    folder, slash, last = image.partition("@")[0].rpartition("/")
+    return folder + slash + last.partition(":")[0]
+
 
 def source(image: str) -> Source | None:
-    """None: it is not named by its digest, so what it is may change at any time."""
+    """None: it has a digest that is not understood."""
     name, _, digest = image.partition("@")
-    if not _DIGEST.fullmatch(digest):
+    if digest and not is_digest(digest):
         return None
+    tag = name.rpartition("/")[2].partition(":")[2]
+    name = without_tag(name)
     registry, _, rest = name.partition("/")
     if not rest or not (registry == "localhost" or {".", ":"} & set(registry)):
         registry, rest = _HUB, name
-    folder, slash, last = rest.rpartition("/")
-    rest = folder + slash + last.partition(":")[0]
-    return Source(registry, f"library/{rest}" if registry == _HUB and "/" not in rest else rest, digest)
+    rest = f"library/{rest}" if registry == _HUB and "/" not in rest else rest
+    return Source(registry, rest, digest or tag or "latest")
 
 
 class _Login(msgspec.Struct):
@@ -117,13 +140,13 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self._session.close()
 
-    def manifest(self, digest: str) -> bytes:
+    def manifest(self, reference: str) -> bytes:
         """A manifest, or an index of some.
 
         Raises:
             Unanswered
         """
-        return self._document("manifests", digest)
+        return self._document("manifests", reference)
 
     def blob(self, digest: str) -> bytes:
         """Anything else.
@@ -133,10 +156,10 @@ class Reader:
         """
         return self._document("blobs", digest)
 
-    def _document(self, kind: str, digest: str) -> bytes:
-        if not _DIGEST.fullmatch(digest):
-            raise Unanswered(f"{digest:.80} is no digest that is understood")
-        url = f"{self._source.url}/{kind}/{digest}"
+    def _document(self, kind: str, reference: str) -> bytes:
+        if not is_digest(reference) and (kind, reference) != ("manifests", self._source.reference):
+            raise Unanswered(f"{reference:.80} is no digest that is understood")
+        url = f"{self._source.url}/{kind}/{reference}"
         try:
             status, data, challenge = self._get(url)
             if status == requests.codes.unauthorized:
@@ -146,7 +169,7 @@ class Reader:
             raise Unanswered(str(error)) from error
         if status != requests.codes.ok:
             raise Unanswered(f"{url} gives status {status}")
-        if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+        if is_digest(reference) and digest_of(data) != reference:
             raise Unanswered(f"{url} gives something else")
         return data
 
