@@ -110,7 +110,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     #: Requests a second that a worker makes of the API server.
     kube_qps: float = 50.0
     #: Registries, as images' names have them, that a worker may ask what an image runs, so that a command in a pod can
-    #: be measured; ``*``: all. It asks with its own Docker logins, and the pod has the image by the digest that it was told.
+    #: be measured; ``*``: all. It asks with its own Docker logins, and the pod has the image by the digest that it is
+    #: told.
     kube_registries: tuple[str, ...] = ()
     #: Logs of pods that a worker follows at once; beyond that, output comes when the pod has ended.
     log_followers: int = 512

@@ -220,7 +220,7 @@ def test_one_asks_for_all_and_what_was_not_told_is_not_asked_for_again_soon(serv
 def test_what_a_tag_means_is_asked_again_after_a_while(server, launch, monkeypatch, tmp_path):
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.setattr("cellwork_worker.executors.kubernetes.programs._TAG", 0.5)
-    programs, one = Programs(Registries(["*"])), launch("", image=f"{server.name}/shop:1.0")
+    programs, one = Programs(Registries(["*"])), launch("", image=f"{server.name}/shop:1.0", pull="missing")
     for program in ("old", "new"):
         digest = server.add_image(Entrypoint=[program])
         server.documents["1.0"] = server.documents[digest]
@@ -237,4 +237,5 @@ def test_who_must_not_be_asked_is_not(server, launch):
     assert Programs(Registries(["*"])).of(msgspec.structs.replace(one, payload=b"x")) is None
     for options in ({"init": False}, {"entrypoint": ["mine"]}):
         assert Programs(Registries(["*"])).of(launch("", image=one.spec.image, **options)) is None
+    assert Programs(Registries(["*"])).of(launch("", image=f"{server.name}/shop:1", pull="never")) is None
     assert server.asked == []

@@ -69,6 +69,8 @@ class Programs:
         found = source(spec.image)
         if found is None or found.registry not in self._registries or fitting(launch, _SOME) is None:
             return None
+        if spec.pull == "never" and not found.fixed:
+            return None  # what its nodes have under that name may be in no registry
         key = (spec.image, spec.platform)
         with self._lock:
             until, answer = self._known.get(key, (0.0, Future()))
