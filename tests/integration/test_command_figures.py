@@ -137,6 +137,7 @@ def test_the_end_of_its_log_is_its_own(make_executor, launch, engine):
     assert executor.run(kept, Output()).code == 3
     assert mark(one.id).encode() in engine.api.logs(one.id)
     assert executor.tail(one.id, 4096) == b"my last words\n"
+    assert executor.tail(one.id, 6) == b"words\n"
     executor.discard(one.id)
     wait_until(lambda: not engine.api.containers(all=True, filters={"name": one.id}), what="it to be removed")
 

@@ -23,7 +23,7 @@ from .host import clock_of, disk_of
 from .listing import listed
 from .looks import Looks
 from .measuring import Measuring
-from .report import without
+from .report import LINES, without
 from .starter import RunningSandbox, Starter
 from .stream import Attached, Demux, chunks, skip_ready
 from .usage import usage
@@ -186,7 +186,7 @@ class DockerExecutor:
         try:
             with self._engine.errors(f"to read the log of sandbox {launch_id}"):
                 # The engine counts lines; most are longer than this.
-                output = bytes(self._engine.client.logs(launch_id, tail=max(1, size // 16)))
+                output = bytes(self._engine.client.logs(launch_id, tail=max(1, size // 16) + LINES))
                 return without(output, launch_id)[-size:]
         except NotFound:
             return None

@@ -6,6 +6,10 @@ from cellwork_worker.executors.base import STDERR, Emit
 _MOST = 16 * 1024
 
 
+#: Lines that stand behind it, and more: so many has a kernel with dozens of block devices and network interfaces.
+LINES = 256
+
+
 def mark(launch_id: str) -> str:
     """What the shell around that launch's command writes in front of what it tells."""
     return f"\x1e{launch_id} "
