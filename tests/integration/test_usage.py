@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from celery import Celery
@@ -139,12 +141,9 @@ def test_the_memory_of_all_its_processes_is_counted_together(tasks, worker_store
 
 
 def test_what_goes_through_network_and_disk_is_counted(tasks, worker_store, gateway):
-    with socket.create_server((gateway, 0)) as server:
-        thread = threading.Thread(target=swallow, args=(server,))
-        thread.start()
-        result = tasks.writes.apply_async((MIB, server.getsockname()), network="bridge", read_only=False)
+    with swallowing(gateway) as address:
+        result = tasks.writes.apply_async((MIB, address), network="bridge", read_only=False)
         result.get(timeout=TIMEOUT)
-        thread.join()
     run = run_of(worker_store, result.id)
     assert MIB < run.network_sent_bytes < 2 * MIB
     assert 0 < run.network_received_bytes < MIB
@@ -181,25 +180,31 @@ def test_what_is_killed_or_crashes_is_billed_as_its_engine_saw_it_last(tasks, co
 
 
 def test_what_a_command_sends_and_writes_is_counted_however_short_it_is(commands, worker_store, gateway):
-    with socket.create_server((gateway, 0)) as server:
-        thread = threading.Thread(target=swallow, args=(server,))
-        thread.start()
-        host, port = server.getsockname()
+    with swallowing(gateway) as (host, port):
         script = f"head -c {MIB} /dev/zero | nc {host} {port}; dd if=/dev/zero of=/file bs={MIB} count=1 conv=fsync"
         result = commands.script.apply_async((script,), network="bridge", read_only=False, user="0")
         result.get(timeout=TIMEOUT)
-        thread.join()
     run = run_of(worker_store, result.id)
     assert MIB < run.network_sent_bytes < 2 * MIB
     assert 0 < run.network_received_bytes < MIB
     assert MIB <= run.disk_written_bytes < 4 * MIB
 
 
-def swallow(server):
-    neighbour, _ = server.accept()
-    with neighbour:
-        while neighbour.recv(1 << 16):
-            pass
+@contextmanager
+def swallowing(host: str) -> Iterator[tuple[str, int]]:
+    """An address of that host where one neighbour is listened to, and nothing is answered."""
+
+    def swallow() -> None:
+        neighbour, _ = server.accept()
+        with neighbour:
+            while neighbour.recv(1 << 16):
+                pass
+
+    with socket.create_server((host, 0)) as server:
+        thread = threading.Thread(target=swallow)
+        thread.start()
+        yield server.getsockname()
+        thread.join()
 
 
 def test_a_failure_of_each_kind_is_told_by_its_kind(tasks, commands, worker_store):
